@@ -1,0 +1,242 @@
+"""Edits with exact answers: change the scene, render it again, and every pixel of the right result is known."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dragonkit.errors import InputError
+
+from .render import CAMERA, Render, geometry, project, render, to_world
+from .scene import COLOURS, SPLITS, Object, Scene, apart, caption, random_object, random_scene, stream
+
+if TYPE_CHECKING:
+    from dragonkit.edits import Edit
+
+_TRIES = 400
+_MARGIN = 4  # pixels of a 256-pixel picture that an edited object keeps from the frame
+_VISIBLE = 0.92  # share of an edited object that its neighbours must leave uncovered, before and after
+
+
+@dataclass(frozen=True, eq=False)
+class Counterfactual:
+    """An edit of a picture and its exact answer, H = W = size.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        seed: what it was drawn from.
+        prompt: the caption of the scene before.
+        scene: the scene before.
+        scene_after: the scene after; ``index`` is the edited object in both.
+        index: which object is edited.
+        before: the picture to edit.
+        after: the exact answer.
+        mask: (H, W) bool, the object before.
+        target: (H, W) bool, the object in the exact answer.
+        flow: (2, H, W) float32, where (x, y) each pixel of ``mask`` is in the exact answer; nan where it is not seen.
+        reference: for "appearance", the picture that shows the new appearance, else None.
+        reference_mask: (H, W) bool, the object in it.
+        reference_prompt: its caption.
+    """
+
+    kind: str
+    seed: int
+    prompt: str
+    scene: Scene
+    scene_after: Scene
+    index: int
+    before: Render
+    after: Render
+    mask: Tensor
+    target: Tensor
+    flow: Tensor
+    reference: Render | None = None
+    reference_mask: Tensor | None = None
+    reference_prompt: str = ""
+
+    @property
+    def similarity(self) -> tuple[float, float, float]:
+        """The move and scale (dx, dy, scale), in pixels about the mask's mean, that fit the true flow best."""
+        start, end = self._matches()
+        centre = _pixels(self.mask).mean(1)
+        a, b = start - start.mean(1, keepdim=True), end - end.mean(1, keepdim=True)
+        scale = float((a * b).sum() / (a * a).sum())
+        dx, dy = (end.mean(1) + scale * (centre - start.mean(1)) - centre).tolist()
+        return round(dx, 2), round(dy, 2), round(scale, 4)
+
+    def points(self, count: int = 3) -> list[tuple[float, float, float, float]]:
+        """Up to ``count`` true point pairs (x0, y0, x1, y1) in pixels, far apart, those that move most first."""
+        start, end = self._matches(inner=True)
+        travel = (end - start).norm(dim=0)
+        free, chosen = torch.ones_like(travel, dtype=torch.bool), []
+        while len(chosen) < count and free.any():
+            best = int(torch.where(free, travel, -1.0).argmax())
+            if chosen and travel[best] < 0.35 * travel.max():
+                break
+            chosen.append(best)
+            free &= (start - start[:, best : best + 1]).norm(dim=0) > 0.1 * self.mask.shape[0]
+        return [(*start[:, i].tolist(), *(round(v, 2) for v in end[:, i].tolist())) for i in chosen]  # type: ignore[misc]
+
+    @property
+    def edit(self) -> Edit:
+        """The edit that asks for ``after``: a Move for move and resize, a Drag for rotate and drag, an Appearance."""
+        from dragonkit import edits
+
+        if self.kind in ("move", "resize"):
+            dx, dy, scale = self.similarity
+            return edits.Move(self.mask, by=(dx, dy), scale=scale if self.kind == "resize" else 1.0)
+        if self.kind == "appearance":
+            assert self.reference is not None
+            return edits.Appearance(
+                self.mask, self.reference.image, self.reference_mask, reference_prompt=self.reference_prompt
+            )
+        return edits.Drag(self.points(), mask=_grown(self.mask | self.target, self.mask.shape[0] // 32))
+
+    def _matches(self, inner: bool = False) -> tuple[Tensor, Tensor]:
+        """Pixels (2, N) whose place after is known, and those places; ``inner`` leaves out the object's rim."""
+        known = self.mask & torch.isfinite(self.flow[0])
+        if inner:
+            known = known & ~_grown(~self.mask, max(1, self.mask.shape[0] // 64))
+        return _pixels(known), self.flow[:, known]
+
+
+def _pixels(mask: Tensor) -> Tensor:
+    """(x, y) of a mask's pixels, (2, N) float32."""
+    y, x = torch.nonzero(mask, as_tuple=True)
+    return torch.stack([x, y]).float()
+
+
+def _grown(mask: Tensor, by: int) -> Tensor:
+    return F.max_pool2d(mask[None, None].float(), 2 * by + 1, stride=1, padding=by)[0, 0] > 0
+
+
+def true_flow(scene_after: Scene, index: int, before: Render, after: Render) -> Tensor:
+    """Where each pixel of an object goes: (2, H, W), nan off the object and where the point is hidden after."""
+    size = before.ids.shape[0]
+    mask = before.mask(index)
+    x, y, z = to_world(scene_after.objects[index], before.canonical[:, mask])
+    u, v = project(x, y, z, size)
+    column, row = u.round().long().clamp(0, size - 1), v.round().long().clamp(0, size - 1)
+    distance = torch.sqrt((x - CAMERA[0]) ** 2 + (y - CAMERA[1]) ** 2 + (z - CAMERA[2]) ** 2)
+    seen = (after.ids[row, column] == index) & ((after.depth[row, column] - distance).abs() < 0.08)
+    seen &= (u >= -0.5) & (v >= -0.5) & (u <= size - 0.5) & (v <= size - 0.5)
+    flow = torch.full((2, size, size), math.nan)
+    flow[:, mask] = torch.where(seen, torch.stack([u, v]), math.nan)
+    return flow
+
+
+def _in_view(scene: Scene, index: int, size: int = 64) -> bool:
+    """Whether an object is clear of the frame and of its neighbours, judged on a small picture."""
+    alone = geometry(replace(scene, objects=(scene.objects[index],)), size)[0] == 0
+    seen = geometry(scene, size)[0] == index
+    margin = math.ceil(_MARGIN * size / 256)
+    inside = alone[margin:-margin, margin:-margin].sum() == alone.sum()
+    return bool(inside) and int(seen.sum()) >= _VISIBLE * int(alone.sum()) > 0
+
+
+def _room(scene: Scene, index: int) -> bool:
+    o = scene.objects[index]
+    return all(apart(o, other) for k, other in enumerate(scene.objects) if k != index)
+
+
+def _moved(o: Object, rng: random.Random) -> Object | None:
+    x = rng.uniform(-2.0, 2.0)
+    return replace(o, x=round(x, 4), z=round(o.z + rng.uniform(-0.3, 0.3), 4)) if 0.6 < abs(x - o.x) < 2.2 else None
+
+
+def _resized(o: Object, rng: random.Random) -> Object | None:
+    size = round(o.size * (rng.uniform(0.68, 0.85) if rng.random() < 0.5 else rng.uniform(1.18, 1.4)), 4)
+    return replace(o, size=size) if 0.55 <= size <= 1.2 else None
+
+
+def _turned(o: Object, rng: random.Random) -> Object | None:
+    if o.pattern in ("plain", "striped") and o.shape not in ("cube", "ring", "duck", "mug"):
+        return None  # it would look the same
+    return replace(o, yaw=round(o.yaw + rng.choice((-1, 1)) * rng.uniform(0.4, 0.9), 4))
+
+
+def _deformed(o: Object, rng: random.Random) -> Object | None:
+    deform = round(rng.uniform(-1, 1), 4)
+    return replace(o, deform=deform) if abs(deform - o.deform) > 0.8 else None
+
+
+def _repainted(o: Object, rng: random.Random) -> Object | None:
+    colour, second = rng.sample(sorted(COLOURS), 2)
+    pattern = rng.choice(("plain", "plain", "striped", "checkered", "dotted"))
+    return replace(o, colour=colour, second=second, pattern=pattern) if colour != o.colour else None
+
+
+_CHANGES: dict[str, Callable[[Object, random.Random], Object | None]] = {
+    "move": _moved,
+    "resize": _resized,
+    "rotate": _turned,
+    "appearance": _repainted,
+    "drag": _deformed,
+}
+_LEAST_TRAVEL = {"rotate": 10.0, "drag": 8.0}  # pixels of 256 that the most mobile visible point must go
+KINDS = tuple(_CHANGES)
+
+
+def counterfactual(kind: str, seed: int, split: str = "test", size: int = 256) -> Counterfactual:
+    """Draw an edit with its exact answer.
+
+    Args:
+        kind: "move", "resize", "rotate" (yaw), "appearance" or "drag" (deformation).
+        seed: any whole number; each gives one edit.
+        split: "train" or "test", disjoint random streams; nothing is tuned on "test".
+        size: height and width in pixels.
+
+    Raises:
+        InputError: the kind or split is unknown, or seed or size is no usable number.
+    """
+    if kind not in KINDS:
+        raise InputError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise InputError(f"seed {seed!r} must be a whole number")
+    rng = stream("counterfactual", kind, split, seed)
+    for _ in range(_TRIES):
+        scene = random_scene(rng)
+        index = rng.randrange(len(scene.objects))
+        changed = _CHANGES[kind](scene.objects[index], rng)
+        if changed is None:
+            continue
+        objects = (*scene.objects[:index], changed, *scene.objects[index + 1 :])
+        scene_after = replace(scene, objects=objects)
+        if not (_room(scene_after, index) and _in_view(scene, index) and _in_view(scene_after, index)):
+            continue
+        before, after = render(scene, size), render(scene_after, size)
+        flow = true_flow(scene_after, index, before, after)
+        result = Counterfactual(
+            kind, seed, caption(scene), scene, scene_after, index,
+            before, after, before.mask(index), after.mask(index), flow,
+        )  # fmt: skip
+        if kind in _LEAST_TRAVEL and _travel(result) < _LEAST_TRAVEL[kind] * size / 256:
+            continue
+        return _with_reference(result, rng, size) if kind == "appearance" else result
+    raise InputError(f"no {kind} scene found for seed {seed}: take another seed")
+
+
+def _travel(c: Counterfactual) -> float:
+    start, end = c._matches(inner=True)
+    return float((end - start).norm(dim=0).max()) if start.numel() else 0.0
+
+
+def _with_reference(c: Counterfactual, rng: random.Random, size: int) -> Counterfactual:
+    """Add a picture of another object of the same shape that wears the new appearance."""
+    wanted = c.scene_after.objects[c.index]
+    while True:
+        o = random_object(rng, (0.85, 1.15))
+        o = replace(o, shape=wanted.shape, colour=wanted.colour, second=wanted.second, pattern=wanted.pattern)
+        scene = replace(random_scene(rng), objects=(o,))
+        if _in_view(scene, 0):
+            picture = render(scene, size)
+            return replace(c, reference=picture, reference_mask=picture.mask(0), reference_prompt=caption(scene))
