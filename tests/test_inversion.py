@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, ddim_invert
 from dragonkit.schedule import Schedule, alphas_cumprod
@@ -52,17 +53,26 @@ def test_noise_of_gaussian_data_is_the_exact_one(spread):
     assert errors[0] < 0.1 and (errors[1] < errors[0] / 3 or errors[1] < 1e-3)
 
 
-@pytest.mark.parametrize("spread", [0.3, 1.0, 2.0])
-def test_inversion_and_generation_of_gaussian_data_round_trip(spread):
+def round_trip(spread, steps, order):
     model, z0 = Gaussian(spread), spread * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    errors = []
-    for steps in (50, 400):
-        schedule = Schedule(model, steps)
-        z = ddim_invert(model, z0, {}, schedule).z_T
-        for i, t in enumerate(schedule.timesteps):
-            z, _ = schedule.step(z, model.predict(z, t, {}), i)
-        errors.append(((z - z0).norm() / z0.norm()).item())
-    assert errors[0] < 0.2 and errors[1] < errors[0] / 3
+    schedule = Schedule(model, steps)
+    z = ddim_invert(model, z0, {}, schedule, order=order).z_T
+    for i, t in enumerate(schedule.timesteps):
+        z, _ = schedule.step(z, model.predict(z, t, {}), i)
+    return ((z - z0).norm() / z0.norm()).item()
+
+
+@pytest.mark.parametrize("spread", [0.3, 2.0])
+def test_inversion_and_generation_of_gaussian_data_round_trip(spread):
+    plain = [round_trip(spread, steps, order=1) for steps in (50, 400)]
+    assert plain[0] < 0.2 and plain[1] < plain[0] / 3
+    assert round_trip(spread, 50, order=2) < plain[0] / 2 and round_trip(spread, 400, order=2) < plain[1] / 5
+
+
+def test_an_unknown_order_is_named():
+    model = Gaussian(1.0)
+    with pytest.raises(InputError, match="order is 3"):
+        ddim_invert(model, torch.zeros(1, 4, 8, 8), {}, Schedule(model, 4), order=3)
 
 
 def test_as_many_evaluations_as_steps_and_every_level_kept(run):
@@ -75,15 +85,17 @@ def test_as_many_evaluations_as_steps_and_every_level_kept(run):
 def test_each_level_follows_from_the_formula(run):
     model, path, z0, _ = run
     a = alphas_cumprod(SCHEDULER)
-    t = path.schedule.timesteps
+    t, before = path.schedule.timesteps, None
     for i in range(5, -1, -1):
         z, clean = (z0, a[0]) if i == 5 else (path.latents[i], a[t[i]])
         assert torch.equal(path.inputs[i], z)
         with torch.no_grad():
             eps = model.predict(z, t[i], path.cond)
-        x0 = (z - (1 - clean).sqrt() * eps) / clean.sqrt()
+        ahead = eps if before is None else eps + (eps - before)
+        before = eps
         if i:
-            expected = a[t[i - 1]].sqrt() * x0 + (1 - a[t[i - 1]]).sqrt() * eps
+            x0 = (z - (1 - clean).sqrt() * ahead) / clean.sqrt()
+            expected = a[t[i - 1]].sqrt() * x0 + (1 - a[t[i - 1]]).sqrt() * ahead
             torch.testing.assert_close(path.latents[i - 1], expected)
 
 

@@ -28,7 +28,7 @@ ATTRIBUTES = ("colour", "shape", "ground")
 
 
 def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Peak signal-to-noise ratio of images (B, 3, H, W) in [0, 1], in dB: (B,), nan where ``mask`` (B, H, W) is empty."""
+    """PSNR of images (B, 3, H, W) in [0, 1], in dB, (B,); nan where ``mask`` (B, H, W) is empty."""
     error = (a - b).square().mean(1)
     weight = torch.ones_like(error) if mask is None else mask.to(error.dtype)
     return -10 * torch.log10((error * weight).sum((1, 2)) / weight.sum((1, 2)))
@@ -47,7 +47,8 @@ def changed(scene: Scene, attribute: str, seed: int) -> Scene:
     k = rng.randrange(len(scene.objects))
     o = scene.objects[k]
     names = [n for n in (COLOURS if attribute == "colour" else SHAPES) if n != getattr(o, attribute)]
-    o = replace(o, **{attribute: rng.choice(names)})
+    name = rng.choice(names)
+    o = replace(o, colour=name) if attribute == "colour" else replace(o, shape=name)
     return replace(scene, objects=(*scene.objects[:k], o, *scene.objects[k + 1 :]))
 
 
@@ -65,9 +66,7 @@ def denoising_loss(model: Model, z0: Tensor, cond: Cond, draws: int, seed: int) 
 
 
 @torch.no_grad()
-def measure(
-    model: Model, scenes: list[Scene], steps: int = 50, draws: int = 64, batch: int = 16
-) -> dict[str, Any]:
+def measure(model: Model, scenes: list[Scene], steps: int = 50, draws: int = 64, batch: int = 16) -> dict[str, Any]:
     """All three bars over some scenes; means over scenes, see the module's docstring."""
     rows: dict[str, list[Tensor]] = {}
     right: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES}

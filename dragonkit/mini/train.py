@@ -362,9 +362,7 @@ def main() -> None:
         del images
         run.log(f"latents: {len(latents)}, mean {latents.float().mean():.3f}, spread {latents.float().std():.3f}")
         tokens, empty = _tokens(tokenizer, captions).to(run.device), _tokens(tokenizer, [""])[0].to(run.device)
-        train_denoiser(
-            run, unet, text, latents, tokens, empty, args.seconds, args.batch, args.compile, save
-        )
+        train_denoiser(run, unet, text, latents, tokens, empty, args.seconds, args.batch, args.compile, save)
         if run.rank == 0:
             save()
     run.wait()

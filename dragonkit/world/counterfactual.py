@@ -75,14 +75,15 @@ class Counterfactual:
         """Up to ``count`` true point pairs (x0, y0, x1, y1) in pixels, far apart, those that move most first."""
         start, end = self._matches(inner=True)
         travel = (end - start).norm(dim=0)
-        free, chosen = torch.ones_like(travel, dtype=torch.bool), []
+        free, chosen = torch.ones_like(travel, dtype=torch.bool), list[int]()
         while len(chosen) < count and free.any():
             best = int(torch.where(free, travel, -1.0).argmax())
             if chosen and travel[best] < 0.35 * travel.max():
                 break
             chosen.append(best)
             free &= (start - start[:, best : best + 1]).norm(dim=0) > 0.1 * self.mask.shape[0]
-        return [(*start[:, i].tolist(), *(round(v, 2) for v in end[:, i].tolist())) for i in chosen]  # type: ignore[misc]
+        pairs = torch.cat([start, end])[:, chosen].T.tolist()
+        return [(x0, y0, round(x1, 2), round(y1, 2)) for x0, y0, x1, y1 in pairs]
 
     @property
     def edit(self) -> Edit:
@@ -147,8 +148,20 @@ def _room(scene: Scene, index: int) -> bool:
 
 
 def _moved(o: Object, rng: random.Random) -> Object | None:
-    x = rng.uniform(-2.0, 2.0)
-    return replace(o, x=round(x, 4), z=round(o.z + rng.uniform(-0.3, 0.3), 4)) if 0.6 < abs(x - o.x) < 2.2 else None
+    """The object carried round the camera, so that it keeps its distance and the side that it shows.
+
+    That is what a drag in the picture asks for: apart from its shadow the object then moves as a picture of it would.
+    """
+    turn = rng.uniform(-0.4, 0.4)
+    c, s = math.cos(turn), math.sin(turn)
+    x, z = o.x - CAMERA[0], o.z - CAMERA[2]
+    moved = replace(
+        o,
+        x=round(CAMERA[0] + c * x + s * z, 4),
+        z=round(CAMERA[2] + c * z - s * x, 4),
+        yaw=round(o.yaw + turn, 4),
+    )
+    return moved if 0.6 < abs(moved.x - o.x) < 2.2 else None
 
 
 def _resized(o: Object, rng: random.Random) -> Object | None:

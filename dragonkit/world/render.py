@@ -71,10 +71,14 @@ class _Packed:
             return torch.tensor(values, dtype=dtype, device=device)
 
         return cls(
-            column([b for b, _, _ in rows], torch.int64),
-            column([k for _, k, _ in rows], torch.int64),
-            *(column([getattr(o, name) for _, _, o in rows]) for name in ("x", "z", "size", "yaw", "deform")),
-            tuple(o.shape for _, _, o in rows),
+            scene=column([b for b, _, _ in rows], torch.int64),
+            slot=column([k for _, k, _ in rows], torch.int64),
+            x=column([o.x for _, _, o in rows]),
+            z=column([o.z for _, _, o in rows]),
+            size=column([o.size for _, _, o in rows]),
+            yaw=column([o.yaw for _, _, o in rows]),
+            deform=column([o.deform for _, _, o in rows]),
+            shapes=tuple(o.shape for _, _, o in rows),
         )
 
     def groups(self) -> Iterator[tuple[Shape, Tensor]]:
@@ -369,5 +373,3 @@ def geometry(scene: Scene, size: int, device: str | torch.device = "cpu") -> tup
     depth[surface.index] = surface.t
     canonical[:, surface.index] = torch.stack(surface.canonical)
     return ids.view(size, size).cpu(), depth.view(size, size).cpu(), canonical.view(3, size, size).cpu()
-
-

@@ -167,7 +167,7 @@ def shade(scenes: Sequence[Scene], surface: Surface, sun: Vec, lit: Tensor, ambi
     towards = [s - d for s, d in zip(sun, surface.direction, strict=True)]
     length = torch.sqrt(sum(c * c for c in towards))  # type: ignore[arg-type]
     facing = sum(a * b for a, b in zip(n, sun, strict=True)).clamp(min=0)  # type: ignore[union-attr]
-    glint = (sum(a * b for a, b in zip(n, towards, strict=True)) / length).clamp(min=0) ** 28  # type: ignore[union-attr]
+    glint = (sum(a * b for a, b in zip(n, towards, strict=True)) / length).clamp(min=0) ** 28
     glint = glint * (surface.row >= 0) * lit
     diffuse = sunlight * (facing * lit * 0.85)[:, None]
     diffuse = diffuse + skylight * (ambient * (0.72 + 0.28 * n[1]))[:, None]

@@ -1,0 +1,78 @@
+"""dragonkit: drag-style image editing by diffusion feature guidance.
+
+    import dragonkit as dk
+
+    model = dk.load("mini")
+    result = dk.edit(model, image, dk.Move(mask, by=(60, 0)), "a red ball on grass at day")
+    result.save("moved.png")
+
+Names are looked up when first used, so that ``import dragonkit`` is quick: no torch, no diffusers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
+    from dragonkit import world as world
+    from dragonkit.data import data_path as data_path
+    from dragonkit.editor import Result as Result
+    from dragonkit.editor import edit as edit
+    from dragonkit.editor import edit_steps as edit_steps
+    from dragonkit.edits import Appearance as Appearance
+    from dragonkit.edits import Drag as Drag
+    from dragonkit.edits import Move as Move
+    from dragonkit.edits import Paste as Paste
+    from dragonkit.edits import Resize as Resize
+    from dragonkit.energy import similarity as similarity
+    from dragonkit.errors import InputError as InputError
+    from dragonkit.guidance import Guidance as Guidance
+    from dragonkit.inversion import ddim_invert as ddim_invert
+    from dragonkit.models import Model as Model
+    from dragonkit.models import load as load
+    from dragonkit.schedule import Schedule as Schedule
+    from dragonkit.taps import rewire as rewire
+    from dragonkit.taps import tap as tap
+    from dragonkit.trace import Trace as Trace
+
+_HOME = {
+    "Appearance": "edits",
+    "Drag": "edits",
+    "Guidance": "guidance",
+    "InputError": "errors",
+    "Model": "models",
+    "Move": "edits",
+    "Paste": "edits",
+    "Resize": "edits",
+    "Result": "editor",
+    "Schedule": "schedule",
+    "Trace": "trace",
+    "data_path": "data",
+    "ddim_invert": "inversion",
+    "edit": "editor",
+    "edit_steps": "editor",
+    "load": "models",
+    "rewire": "taps",
+    "similarity": "energy",
+    "tap": "taps",
+}
+
+__all__ = ["__version__", "world", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that a public name lives in, and keep the name here for the next time."""
+    if name == "world":
+        return importlib.import_module("dragonkit.world")
+    if name not in _HOME:
+        raise AttributeError(f"module 'dragonkit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"dragonkit.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,10 @@
+"""The edits, one file each."""
+
+from dragonkit.edits.appearance import Appearance
+from dragonkit.edits.base import Branches, Edit, Reference, Regions
+from dragonkit.edits.drag import Drag
+from dragonkit.edits.move import Move
+from dragonkit.edits.paste import Paste
+from dragonkit.edits.resize import Resize
+
+__all__ = ["Appearance", "Branches", "Drag", "Edit", "Move", "Paste", "Reference", "Regions", "Resize"]

@@ -1,0 +1,67 @@
+"""Giving an object the appearance of another, keeping its outline (Eq. 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dragonkit.edits.base import Branches, Edit, Reference, Regions, reference
+from dragonkit.energy import Term, attract, mean_similarity, similarity
+from dragonkit.guidance import Guidance
+from dragonkit.regions import Frame, as_mask, flat
+
+
+@dataclass(frozen=True, eq=False)
+class Appearance(Edit):
+    """Replace an object's appearance by that of an object in a reference image.
+
+    Args:
+        mask: the object, bool (H, W).
+        reference: another image, of any size, see :func:`dragonkit.regions.as_image`.
+        reference_mask: the object in it, of its size.
+        reference_prompt: what it shows.
+
+    Raises:
+        InputError: a value is not usable.
+    """
+
+    mask: Any
+    reference: Any
+    reference_mask: Any
+    reference_prompt: str = ""
+    kind = "appearance"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", as_mask(self.mask))
+        object.__setattr__(self, "_second", reference(self.reference, self.reference_mask, self.reference_prompt))
+
+    @property
+    def second(self) -> Reference:
+        """The reference image."""
+        return self._second  # type: ignore[attr-defined]
+
+    def regions(self, frame: Frame) -> Regions:
+        """m_gen on the image, m_app on the reference; what is outside m_gen stays."""
+        mask, there = frame.check(self.mask), frame.like(*self.second.image.shape[1:])
+        theirs = self.second.mask.to(frame.device)
+        m_gen, m_latent = frame.cells(mask, frame.grid), frame.cells(mask, frame.latent)
+        return Regions(
+            gen=flat(m_gen),
+            gud=flat(there.cells(theirs, there.grid)),
+            share=flat(~m_gen),
+            target=m_latent,
+            edited=m_latent,
+            tokens=frame.tokens(~mask),
+            ref_tokens=there.tokens(theirs),
+        )
+
+    def terms(self, f: Branches, m: Regions, w: Guidance) -> Iterator[Term]:
+        """S_app between the regions' mean features (Eq. 10), and S_share over the rest."""
+        assert f.ref is not None
+        if w.w_edit:
+            s = mean_similarity(f.gen, f.ref, m.gen, m.gud)
+            yield Term("edit", attract(s, w.w_edit, w.alpha, w.beta), "edit")
+        if w.w_content and m.share is not None:
+            s = similarity(f.gen, f.gud, m.share, m.share)
+            yield Term("content", attract(s, w.w_content, w.alpha, w.beta))

@@ -1,0 +1,160 @@
+"""What an edit is: regions on an image, and energy terms over features. A new edit needs only ``terms``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dragonkit.energy import Term
+from dragonkit.errors import InputError
+from dragonkit.guidance import Guidance
+from dragonkit.regions import Frame, as_image, as_mask
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Features of one decoder layer at one step, float32 (1, C, h, w) on the feature grid (``Frame.grid``).
+
+    Args:
+        gen: F_gen, the generation branch's; the gradient flows through these.
+        gud: F_gud, the guidance branch's: the image being edited.
+        ref: F_app, the reference branch's, on the grid of the reference image; None if the edit has none.
+        layer: number of the layer, from 1.
+    """
+
+    gen: Tensor
+    gud: Tensor
+    ref: Tensor | None
+    layer: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Regions:
+    """The masks of one edit, as places in the feature grid (see :func:`dragonkit.regions.pick`); None if empty.
+
+    Args:
+        gen: m_gen, where the content shall be.
+        gud: where in the guidance (or reference) features that content is: as many places, in the same order.
+        share: m_share, what shall stay.
+        inpaint: m_inpaint, what is vacated: m_gud without m_gen.
+        outside: the complement of m_gud.
+        target: bool (h, w) on the latent: where the edit term's gradient acts if gradients are regional.
+        landing: bool (h, w) on the latent: the cells that start with noise copied from elsewhere.
+        source: positions (N, 2) on the latent where that noise comes from, in the order of ``landing``'s rows.
+        edited: bool (h, w) on the latent: everything that may change; the background lock keeps the rest.
+        tokens: for "mix" attention: number of tokens of a layer -> indices int64 of the guidance tokens to look at.
+        ref_tokens: the same for the reference branch's tokens.
+    """
+
+    gen: Tensor | None = None
+    gud: Tensor | None = None
+    share: Tensor | None = None
+    inpaint: Tensor | None = None
+    outside: Tensor | None = None
+    target: Tensor | None = None
+    landing: Tensor | None = None
+    source: Tensor | None = None
+    edited: Tensor | None = None
+    tokens: Mapping[int, Tensor] = field(default_factory=dict)
+    ref_tokens: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A second image that an edit draws on; it is inverted as the edited image is.
+
+    Args:
+        image: float32 (3, H, W) in [0, 1], of any size.
+        mask: bool (H, W), the object in it.
+        prompt: what it shows.
+    """
+
+    image: Tensor
+    mask: Tensor
+    prompt: str = ""
+
+
+def reference(image: Any, mask: Any, prompt: str) -> Reference:
+    """Check a second image, its mask and its prompt.
+
+    Raises:
+        InputError: one of them is not usable, or their sizes differ.
+    """
+    image, mask = as_image(image), as_mask(mask, "reference_mask")
+    if mask.shape != image.shape[1:]:
+        size, other = f"{mask.shape[1]}x{mask.shape[0]}", f"{image.shape[2]}x{image.shape[1]}"
+        raise InputError(f"reference_mask is {size} but the reference is {other}: draw it on the reference")
+    if not isinstance(prompt, str):
+        raise InputError(f"reference_prompt is {prompt!r}: give a text, '' if there is nothing to say")
+    return Reference(image, mask, prompt)
+
+
+class Edit(ABC):
+    """Base of all edits.
+
+    Attributes:
+        kind: the kind of guidance preset it wants, one of :data:`dragonkit.guidance.KINDS`.
+    """
+
+    kind: ClassVar[str] = "move"
+
+    @property
+    def second(self) -> Reference | None:
+        """The second image, if the edit draws on one."""
+        return None
+
+    def regions(self, frame: Frame) -> Regions:
+        """The edit's regions on an image's grids; the default has none. Called before any model runs.
+
+        Raises:
+            InputError: a mask does not fit the image, or the target is empty or off the image.
+        """
+        return Regions()
+
+    def places(self) -> tuple[Tensor, Tensor] | None:
+        """Where the object was and where it shall be, bool (H, W) both, if the edit knows; the default does not.
+
+        With this, ``Guidance.preserve`` can tell what the edit may have changed.
+        """
+        return None
+
+    @abstractmethod
+    def terms(self, f: Branches, m: Regions, w: Guidance) -> Iterator[Term]:
+        """The energy's terms for one layer, at one step.
+
+        Args:
+            f: features of the branches.
+            m: what :meth:`regions` gave.
+            w: weights; a term whose weight is 0 or whose region is empty is not yielded, and so not computed.
+
+        Yields:
+            Terms; those of one name are summed over layers, weighted by ``w.layer_weights``.
+        """
+
+    def start(self, z_T: Tensor, ref_z_T: Tensor | None, m: Regions) -> Tensor:
+        """The latent to start from if ``Guidance.start`` is "copy"; the default keeps z_T (1, C, h, w)."""
+        return z_T
+
+    def context(self, own: Tensor, gud: Tensor, ref: Tensor | None, m: Regions) -> Tensor:
+        """Tokens that a self-attention module attends to if ``Guidance.attention_mode`` is "mix".
+
+        Args:
+            own: the generation branch's tokens (B, N, C).
+            gud: the guidance branch's (1, N, C).
+            ref: the reference branch's (1, M, C), if there is one.
+            m: what :meth:`regions` gave.
+
+        Returns:
+            (1 or B, any number, C); the default is ``gud``, of which ``m.tokens`` selects, and of ``ref`` what
+            ``m.ref_tokens`` selects.
+        """
+        if gud.shape[1] in m.tokens:
+            gud = gud.index_select(1, m.tokens[gud.shape[1]])
+        if ref is not None and ref.shape[1] in m.ref_tokens:
+            gud = torch.cat([gud, ref.index_select(1, m.ref_tokens[ref.shape[1]])], dim=1)
+        return gud

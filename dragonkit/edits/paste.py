@@ -1,0 +1,92 @@
+"""Pasting an object from another image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dragonkit.edits.base import Branches, Edit, Reference, Regions, reference
+from dragonkit.edits.move import carried, centre, numbers, sourced, transplanted
+from dragonkit.energy import Term, attract, similarity
+from dragonkit.errors import InputError
+from dragonkit.guidance import Guidance
+from dragonkit.regions import Frame, Placement, flat
+
+
+@dataclass(frozen=True, eq=False)
+class Paste(Edit):
+    """Put an object of a reference image into the edited one.
+
+    Args:
+        reference: another image, of any size, see :func:`dragonkit.regions.as_image`.
+        reference_mask: the object in it, of its size.
+        at: (x, y) in pixels of the edited image, where the object's centre (the mean of its mask's pixels) goes.
+        scale: its new size over its old in pixels, more than 0.
+        reference_prompt: what the reference shows.
+
+    Raises:
+        InputError: a value is not usable.
+    """
+
+    reference: Any
+    reference_mask: Any
+    at: tuple[float, float]
+    scale: float = 1.0
+    reference_prompt: str = ""
+    kind = "paste"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_second", reference(self.reference, self.reference_mask, self.reference_prompt))
+        object.__setattr__(self, "at", numbers("at", self.at, 2))
+        object.__setattr__(self, "scale", numbers("scale", [self.scale], 1)[0])
+        if self.scale <= 0:
+            raise InputError(f"scale is {self.scale}: give a number above 0")
+
+    @property
+    def second(self) -> Reference:
+        """The image that the object comes from."""
+        return self._second  # type: ignore[attr-defined]
+
+    def regions(self, frame: Frame) -> Regions:
+        """m_gen where the object goes, and where in the reference each of its cells comes from.
+
+        Raises:
+            InputError: nothing of the object would be on the image.
+        """
+        there, theirs = frame.like(*self.second.image.shape[1:]), self.second.mask.to(frame.device)
+        x, y = centre(theirs)
+        placement = Placement((x, y), (self.at[0] - x, self.at[1] - y), self.scale)
+        target = carried(theirs, (frame.height, frame.width), placement)
+        if not target.any():
+            raise InputError(f"pasted at ({self.at[0]:g}, {self.at[1]:g}) the object is off the image: move it in")
+        m_gen, gud = sourced(frame, target, placement, frame.grid, there)
+        m_latent, source = sourced(frame, target, placement, frame.latent, there)
+        return Regions(
+            gen=flat(m_gen),
+            gud=gud,
+            share=flat(~m_gen),
+            target=m_latent,
+            landing=m_latent,
+            source=source,
+            edited=m_latent,
+            tokens=frame.tokens(~target),
+            ref_tokens=there.tokens(theirs),
+        )
+
+    def terms(self, f: Branches, m: Regions, w: Guidance) -> Iterator[Term]:
+        """S_edit between the target and the reference's object, S_share over the rest (Eq. 5)."""
+        assert f.ref is not None
+        if w.w_edit:
+            s = similarity(f.gen, f.ref, m.gen, m.gud)
+            yield Term("edit", attract(s, w.w_edit, w.alpha, w.beta), "edit")
+        if w.w_content and m.share is not None:
+            s = similarity(f.gen, f.gud, m.share, m.share)
+            yield Term("content", attract(s, w.w_content, w.alpha, w.beta))
+
+    def start(self, z_T: Tensor, ref_z_T: Tensor | None, m: Regions) -> Tensor:
+        """z_T with the reference object's noise copied to its target."""
+        assert ref_z_T is not None
+        return transplanted(z_T, ref_z_T, m)

@@ -1,0 +1,148 @@
+"""Similarities and energies (Eq. 4, 5, 7, 8, 10), and the gradient that guides.
+
+An energy L falls as an edit is fulfilled; log q(m | z) = -L up to a constant, so the denoiser's ε moves by +η ∂L/∂z_t.
+Everything here is float32, whatever the model computes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dragonkit.errors import NonFiniteError
+from dragonkit.regions import pick
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named summand of the energy L.
+
+    Args:
+        name: "edit", "content", "contrast", "inpaint", or whatever an edit calls it.
+        value: 0-d float32, its weight included, differentiable in the generation's features.
+        region: where its gradient acts if gradients are regional: "edit" inside the target, "content" outside.
+    """
+
+    name: str
+    value: Tensor
+    region: Literal["edit", "content"] = "content"
+
+
+def similarity(gen: Tensor, gud: Tensor, gen_at: Tensor | None = None, gud_at: Tensor | None = None) -> Tensor:
+    """S (Eq. 4): mean cosine of corresponding feature vectors, mapped to [0, 1].
+
+    Args:
+        gen: generation features (1, C, h, w); the gradient flows through these only.
+        gud: guidance features (1, C, h', w').
+        gen_at: a region of ``gen``, see :func:`dragonkit.regions.pick`; None for all of it.
+        gud_at: as many places in ``gud``, in the same order.
+
+    Returns:
+        0-d; 1 if the two are equal up to positive factors.
+    """
+    cosine = F.cosine_similarity(pick(gen, gen_at).float(), pick(gud, gud_at).detach().float(), dim=0)
+    return (cosine.mean() + 1) / 2
+
+
+def mean_similarity(gen: Tensor, gud: Tensor, gen_at: Tensor | None = None, gud_at: Tensor | None = None) -> Tensor:
+    """S_glob and S_app (Eq. 8, 10): cosine of two regions' mean feature vectors, mapped to [0, 1].
+
+    Arguments as in :func:`similarity`, except that the regions may differ in size. Each mean divides by the size of the
+    region it sums over (in Eq. 8 the paper prints another's).
+    """
+    a, b = pick(gen, gen_at).float().mean(dim=1), pick(gud, gud_at).detach().float().mean(dim=1)
+    return (F.cosine_similarity(a, b, dim=0) + 1) / 2
+
+
+def attract(s: Tensor, weight: float, alpha: float = 1.0, beta: float = 4.0) -> Tensor:
+    """Pull: w / (α + β S), a summand of Eq. 5 and 8: least, w / (α + β), where S = 1."""
+    return weight / (alpha + beta * s)
+
+
+def repel(s: Tensor, weight: float) -> Tensor:
+    """Push: w S (Eq. 7), least where S = 0, so what was there goes away."""
+    return weight * s
+
+
+def total(per_layer: Iterable[tuple[float, Iterable[Term]]]) -> list[Term]:
+    """Sum terms over layers by name.
+
+    Args:
+        per_layer: for each tapped layer its weight and its terms.
+
+    Returns:
+        One term a name, in order of appearance.
+    """
+    terms: dict[str, Term] = {}
+    for weight, found in per_layer:
+        for term in found:
+            value = weight * term.value
+            if term.name in terms:
+                value = value + terms[term.name].value
+            terms[term.name] = Term(term.name, value, term.region)
+    return list(terms.values())
+
+
+def gradient(terms: list[Term], z: Tensor, target: Tensor | None = None) -> Tensor:
+    """∂L/∂z_t, whole or by region.
+
+    Args:
+        terms: of one evaluation; L is their sum.
+        z: (1, C, h, w), what the terms were computed from.
+        target: bool (h, w). If given, terms of region "edit" act inside it and the others outside, which takes one
+            vector-Jacobian product for each kind; if None, one for all.
+
+    Returns:
+        Float32 (1, C, h, w).
+    """
+    if target is None:
+        return torch.autograd.grad(torch.stack([t.value for t in terms]).sum(), z)[0]
+    parts = []
+    for region, mask in (("edit", target), ("content", ~target)):
+        values = [t.value for t in terms if t.region == region]
+        if values:
+            parts.append((torch.stack(values).sum(), mask))
+    result = torch.zeros_like(z)
+    for k, (value, mask) in enumerate(parts):
+        result = result + torch.autograd.grad(value, z, retain_graph=k + 1 < len(parts))[0] * mask
+    return result
+
+
+class Watch:
+    """Notices energies and gradients that are not finite, without waiting for the device at every step."""
+
+    def __init__(self) -> None:
+        self.healthy: list[Tensor] = []
+        self.labels: list[str] = []
+
+    def add(self, i: int, t: int, terms: list[Term], grad: Tensor) -> None:
+        """Note one step; on a CPU, where looking is free, check it at once.
+
+        Raises:
+            NonFiniteError: see :meth:`check`.
+        """
+        for term in terms:
+            self.healthy.append(term.value.detach().isfinite())
+            self.labels.append(f"step {i} (t = {t}): energy term {term.name!r} is not finite")
+        names = ", ".join(repr(term.name) for term in terms)
+        self.healthy.append(grad.isfinite().all())
+        self.labels.append(f"step {i} (t = {t}): the gradient of {names} is not finite")
+        if grad.device.type == "cpu":
+            self.check()
+
+    def check(self) -> None:
+        """Look at everything noted since the last look: one synchronisation.
+
+        Raises:
+            NonFiniteError: something was not finite; the message names the step and the term.
+        """
+        if self.healthy:
+            for ok, label in zip(torch.stack(self.healthy).tolist(), self.labels, strict=True):
+                if not ok:
+                    raise NonFiniteError(f"{label}; lower the energy scale or use a wider dtype")
+        self.healthy, self.labels = [], []

@@ -1,0 +1,13 @@
+"""What can go wrong: the input, or the numbers.
+
+Every check that runs before a model does raises :class:`InputError` with one line that names the offending value and
+the remedy. Nothing has been written when it is raised.
+"""
+
+
+class InputError(ValueError):
+    """What the caller gave cannot be used; the message is one line: the value, then the remedy."""
+
+
+class NonFiniteError(ArithmeticError):
+    """An energy or its gradient became infinite or NaN; the message names the step and the term."""

@@ -1,0 +1,295 @@
+"""Models: an autoencoder, a text encoder and a denoiser in the ordinary diffusers folder layout.
+
+What differs between models is settled here, in :class:`Model` and its :class:`Card`; samplers never ask which one they
+hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dragonkit.errors import InputError
+from dragonkit.schedule import alphas_cumprod
+
+Cond = dict[str, Tensor]
+"""Keyword arguments that condition the U-Net: ``encoder_hidden_states`` (B, tokens, width)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known of a model beside its weights.
+
+    Args:
+        source: the hub id or the folder that it is loaded from.
+        about: one line.
+        licence: of the weights.
+        guidance: name of the preset that suits it.
+    """
+
+    source: str
+    about: str
+    licence: str = "unknown"
+    guidance: str = "iclr"
+
+
+CARDS = {
+    "mini": Card(
+        source="mini",
+        about="bundled: 256 px, trained on dragonkit.world",
+        licence="Apache-2.0",
+        guidance="mini",
+    ),
+    "sd15": Card(
+        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        about="Stable Diffusion 1.5, 512 px",
+        licence="CreativeML OpenRAIL-M",
+    ),
+    "sd21": Card(
+        source="stabilityai/stable-diffusion-2-1-base",
+        about="Stable Diffusion 2.1 base, 512 px",
+        licence="CreativeML OpenRAIL++-M",
+    ),
+}
+
+
+@dataclass(eq=False)
+class Model:
+    """A latent diffusion model, frozen, in evaluation mode.
+
+    Latents are float32 (B, C, h, w) whatever the weights' dtype; ``factor`` image pixels make one latent cell.
+    """
+
+    name: str
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    schedule_config: dict[str, Any]
+    card: Card = field(default_factory=lambda: Card(source="memory", about="built by hand"))
+
+    def __post_init__(self) -> None:
+        for part in self.parts.values():
+            part.eval().requires_grad_(False)
+        self._alphas = alphas_cumprod(self.schedule_config)
+        self._v = self.schedule_config.get("prediction_type", "epsilon") == "v_prediction"
+        if not self._v and self.schedule_config.get("prediction_type", "epsilon") != "epsilon":
+            kind = self.schedule_config["prediction_type"]
+            raise InputError(f"prediction_type {kind!r} is not known: use a model of 'epsilon' or 'v_prediction'")
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The three networks by the name of their folder."""
+        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the denoiser computes in."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def default_guidance(self) -> str:
+        """Name of the guidance preset that suits this model."""
+        return self.card.guidance
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent cell, 8 for Stable Diffusion."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def multiple(self) -> int:
+        """Image sizes must be multiples of this: ``factor`` times the U-Net's own, 64 for Stable Diffusion."""
+        return self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def embed(self, prompt: str) -> Cond:
+        """Encode a prompt.
+
+        Args:
+            prompt: any text; what is longer than the text encoder's window is cut.
+
+        Returns:
+            Keyword arguments for the U-Net, batch 1.
+        """
+        window = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        words = self.tokenizer(
+            [prompt], padding="max_length", max_length=window, truncation=True, return_tensors="pt"
+        )  # padded to the window, as in training
+        hidden = self.text_encoder(words.input_ids.to(self.text_encoder.device))[0]
+        return {"encoder_hidden_states": hidden.to(self.device, self.dtype)}
+
+    def predict(self, z: Tensor, t: int, cond: Cond) -> Tensor:
+        """The noise ε_θ(z_t, t) that the denoiser sees.
+
+        Args:
+            z: (B, C, h, w) at timestep t.
+            t: training timestep, 0 to 999.
+            cond: what :meth:`embed` gave; its batch is B.
+
+        Returns:
+            ε, float32 (B, C, h, w); a v-prediction v is converted: ε = √ᾱ v + √(1-ᾱ) z.
+        """
+        out = self.unet(z.to(self.dtype), t, **cond, return_dict=False)[0].float()
+        if self._v:
+            a = self._alphas[t]
+            out = a**0.5 * out + (1 - a) ** 0.5 * z
+        return out
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """Image to latent (the mean of the autoencoder's posterior, so no noise enters).
+
+        Args:
+            image: (B, 3, H, W) in [0, 1]; H and W multiples of ``multiple``.
+
+        Returns:
+            Float32 (B, C, H / factor, W / factor), scaled to about unit variance.
+        """
+        x = (image.to(self.device) * 2 - 1).to(next(self.vae.parameters()).dtype)
+        return self.vae.encode(x).latent_dist.mean.float() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent to image: (B, C, h, w) to float32 (B, 3, h · factor, w · factor), clamped to [0, 1]."""
+        z = (z / self.vae.config.scaling_factor).to(next(self.vae.parameters()).dtype)
+        return (self.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def check_weights(self) -> None:
+        """Raise an InputError that names the first tensor with a NaN or an infinity in it."""
+        named = [(f"{part}/{name}", p) for part, net in self.parts.items() for name, p in net.state_dict().items()]
+        named = [(name, p) for name, p in named if p.is_floating_point()]
+        finite = torch.stack([p.isfinite().all().to(self.device) for _, p in named])
+        if not finite.all():  # one synchronisation for all of them
+            broken = next(name for (name, _), ok in zip(named, finite.tolist(), strict=True) if not ok)
+            raise InputError(f"weights of {self.name!r}: {broken} holds NaN or infinity; fetch the model again")
+
+
+def load(name: str = "mini", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
+    """Load a model; only safetensors, no code from the model's folder, no network unless the hub is named.
+
+    Args:
+        name: a name in ``CARDS`` ("mini" is bundled), a diffusers folder, or a hub id "owner/name".
+        device: default the GPU if there is one.
+        dtype: default float32 on a CPU (stored half precision is widened), float16 on a GPU.
+
+    Raises:
+        InputError: nothing of that name, or its weights are missing, truncated or not finite.
+    """
+    if not isinstance(name, (str, Path)):
+        raise InputError(f"model name is {name!r}: give a text, one of {', '.join(CARDS)}, a folder or 'owner/name'")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    card = CARDS.get(str(name)) or Card(source=str(name), about="given by the user")
+    folder = _folder(card.source)
+    with _explained(str(name)):
+        parts = _read(folder, dtype)
+    model = Model(name=str(name), card=card, **parts)
+    model.check_weights()
+    for part in model.parts.values():
+        part.to(device)
+    if device.type == "cpu":
+        model.unet.to(memory_format=torch.channels_last)  # a few per cent faster there
+    return model
+
+
+def _folder(source: str) -> Path | str:
+    """The local folder of a source, its safetensors checked, or the hub id if it is one."""
+    if source == "mini":
+        from dragonkit.data import data_path
+
+        root = Path(data_path("mini"))
+    elif source and Path(source).expanduser().is_dir():
+        root = Path(source).expanduser()
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
+        return source
+    else:
+        known = ", ".join(CARDS)
+        raise InputError(f"no model {source!r}: give one of {known}, an existing folder, or a hub id 'owner/name'")
+    for part in ("unet", "vae", "text_encoder"):
+        _check_files(root, part)
+    if not any((root / "tokenizer" / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+        raise InputError(f"no tokenizer/vocab.json in {root}: fetch the model again")  # an empty one would be made
+    return root
+
+
+def _check_files(root: Path, part: str) -> None:
+    """Raise unless the part's folder holds readable safetensors of their full length."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted((root / part).glob("*.safetensors"))
+    if not files:
+        raise InputError(f"no {part}/*.safetensors in {root}: fetch the model again, in safetensors format")
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{part}/{file.name} is damaged ({error}): fetch the model again") from error
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn what diffusers and transformers raise while loading into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"model {name!r} cannot be loaded ({reason}): known names are {', '.join(CARDS)}") from error
+
+
+def _read(folder: Path | str, dtype: torch.dtype) -> dict[str, Any]:
+    """Every part of a diffusers folder or hub model that an edit needs, in ``dtype`` on the CPU."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
+    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils.logging import disable_progress_bar as quiet_transformers
+
+    quiet_diffusers()  # bars over three files would end up in notebooks, and before an error's one line
+    quiet_transformers()
+    local = isinstance(folder, Path)
+    common: dict[str, Any] = {"local_files_only": local}
+    if local:
+        config = json.loads((Path(folder) / "scheduler" / "scheduler_config.json").read_text())
+    else:
+        config = dict(DDIMScheduler.load_config(folder, subfolder="scheduler"))
+
+    def weights(cls: Any, part: str) -> Any:
+        half = local and not any(p for p in (Path(folder) / part).glob("*.safetensors") if ".fp16." not in p.name)
+        net, info = cls.from_pretrained(
+            folder,
+            subfolder=part,
+            use_safetensors=True,
+            torch_dtype=dtype,
+            variant="fp16" if half else None,
+            output_loading_info=True,
+            **common,
+        )
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise InputError(f"{part} weights lack {missing[0]} and {len(missing) - 1} more: fetch the model again")
+        return net
+
+    return {
+        "unet": weights(UNet2DConditionModel, "unet"),
+        "vae": weights(AutoencoderKL, "vae"),
+        "text_encoder": weights(CLIPTextModel, "text_encoder"),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", **common),
+        "schedule_config": config,
+    }

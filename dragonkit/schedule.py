@@ -1,0 +1,115 @@
+"""Noise levels of a run, and the one DDIM formula that moves a latent between them.
+
+A run of ``steps`` steps has ``steps + 1`` levels. Level ``i < steps`` is where the denoiser is evaluated at step ``i``
+(``timesteps[i]``, from 981 down to 1 for 50 steps); level ``steps`` is the clean latent::
+
+    level    0      1     ...   steps - 1   steps
+    t       981    961    ...       1       (clean, alpha = alphas_cumprod[0])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dragonkit.errors import InputError
+
+if TYPE_CHECKING:
+    from dragonkit.models import Model
+
+
+def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+    """The cumulative product ᾱ_t of 1 - β_t (Eq. 1), for every training timestep.
+
+    Args:
+        config: a diffusers scheduler configuration: ``num_train_timesteps``, ``beta_start``, ``beta_end`` and
+            ``beta_schedule`` ("scaled_linear", Stable Diffusion's, or "linear").
+
+    Returns:
+        Float32, (num_train_timesteps,), decreasing, in (0, 1).
+
+    Raises:
+        InputError: the schedule is of another kind.
+    """
+    count, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
+    kind = config.get("beta_schedule", "linear")
+    if config.get("rescale_betas_zero_snr") or config.get("trained_betas") is not None:
+        raise InputError("the scheduler rescales or lists its betas: use a model trained on a plain beta schedule")
+    if kind == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
+    elif kind == "linear":
+        betas = torch.linspace(start, end, count, dtype=torch.float32)
+    else:
+        raise InputError(f"beta_schedule {kind!r} is not known: use a model with 'scaled_linear' or 'linear'")
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
+class Schedule:
+    """The levels of one run, and deterministic DDIM steps (η = 0) between any two of them.
+
+    Bit for bit what diffusers' ``DDIMScheduler`` does with "leading" spacing, in float32.
+
+    Args:
+        model: anything with a ``schedule_config``, see :func:`alphas_cumprod`; ``steps_offset`` and
+            ``set_alpha_to_one`` are read too.
+        steps: number of denoiser evaluations, at least 1.
+
+    Raises:
+        InputError: ``steps`` is not a whole number that the model's training timesteps allow.
+    """
+
+    def __init__(self, model: Model, steps: int) -> None:
+        config = model.schedule_config
+        count, offset = config["num_train_timesteps"], config.get("steps_offset", 0)
+        if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= count - offset:
+            raise InputError(f"steps is {steps!r}: give a whole number from 1 to {count - offset}")
+        if config.get("timestep_spacing", "leading") != "leading":
+            raise InputError(f"timestep_spacing {config['timestep_spacing']!r} is not known: use a 'leading' model")
+        table = alphas_cumprod(config)
+        self.timesteps: list[int] = [i * (count // steps) + offset for i in reversed(range(steps))]
+        clean = torch.ones(()) if config.get("set_alpha_to_one", True) else table[0]
+        self.alphas: list[Tensor] = [*table[self.timesteps], clean]  # 0-d and on the CPU: no synchronisation
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def alpha(self, level: int) -> Tensor:
+        """ᾱ of a level, 0-d float32; level 0 is the noisiest, ``len(self)`` the clean latent."""
+        return self.alphas[level]
+
+    def x0(self, z: Tensor, eps: Tensor, level: int) -> Tensor:
+        """The clean latent that z at ``level`` promises if ``eps`` is its noise: (z - √(1-ᾱ) ε) / √ᾱ."""
+        a = self.alphas[level]
+        return (z - (1 - a) ** 0.5 * eps) / a**0.5
+
+    def carry(self, z: Tensor, eps: Tensor, here: int, there: int) -> Tensor:
+        """Move z from one level to another along ε, towards noise or away from it (DDIM, η = 0).
+
+        z_there = √ᾱ_there · x0(z, ε) + √(1 - ᾱ_there) · ε.
+        """
+        a = self.alphas[there]
+        return a**0.5 * self.x0(z, eps, here) + (1 - a) ** 0.5 * eps
+
+    def step(self, z: Tensor, eps: Tensor, i: int, towards: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One generation step, from level i to level i + 1.
+
+        Args:
+            z: (B, C, h, w), at level i.
+            eps: (B, C, h, w), the noise in z that gives the direction.
+            i: index of the step, 0 is the first (noisiest).
+            towards: the noise by which x0 is predicted, if another: this is how guidance enters through x0 alone.
+
+        Returns:
+            The latent at level i + 1, and the predicted clean latent.
+        """
+        a = self.alphas[i + 1]
+        x0 = self.x0(z, eps if towards is None else towards, i)
+        return a**0.5 * x0 + (1 - a) ** 0.5 * eps, x0
+
+    def window(self, fractions: tuple[float, float]) -> range:
+        """Indices of the steps in a window given as fractions of the run: (0, 0.6) of 50 is steps 0 to 29."""
+        start, end = fractions
+        return range(round(start * len(self)), round(end * len(self)))

@@ -1,0 +1,205 @@
+"""Feature taps and attention rewiring, by plain PyTorch hooks.
+
+In diffusers a self-attention module ``attn1`` is called without a context and projects its keys and values from its
+own input, or from whatever context it is given. So a hook before it can *save* that input (the tokens), and in another
+branch *hand it over* as the context: queries from generation, keys and values from guidance (Eq. 11), through the same
+projections and the same attention kernel, whatever they are. Keeping tokens takes half the memory of keeping both
+keys and values.
+
+Every hook lives inside a ``with`` block and is removed when it ends, however it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from dragonkit.errors import InputError
+
+Tokens = dict[str, Tensor]
+"""Self-attention inputs (B, N, C) by the name of the attention module."""
+
+Context = Callable[[str, Tensor], "Tensor | None"]
+"""(module name, own tokens) -> tokens to take keys and values from, or None to leave the module alone."""
+
+
+class _Enough(Exception):
+    """Raised in a hook to end a forward pass whose rest nobody needs."""
+
+
+@contextmanager
+def features(unet: Any, layers: Iterable[int], *, stop: bool = False) -> Iterator[dict[int, Tensor]]:
+    """Collect the outputs of decoder layers during the forward passes inside the block.
+
+    Args:
+        unet: the denoiser.
+        layers: numbers from 1: layer k is the output of ``up_blocks[k - 1]``.
+        stop: end the pass after the last of them, by an exception that :func:`tap` catches.
+
+    Yields:
+        A dict, filled and overwritten by every pass: layer -> (B, C, h, w).
+
+    Raises:
+        InputError: a layer that the model does not have; the message names those it has.
+    """
+    layers = sorted(set(layers))
+    blocks = list(unet.up_blocks)
+    unknown = [k for k in layers if k not in range(1, len(blocks) + 1)]
+    if unknown or not layers:
+        names = ", ".join(f"{i + 1} (up_blocks[{i}])" for i in range(len(blocks)))
+        raise InputError(f"layers {unknown or layers} cannot be tapped: choose from {names}")
+    found: dict[int, Tensor] = {}
+
+    def save(layer: int) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found[layer] = output
+            if stop and layer == layers[-1]:
+                raise _Enough
+
+        return hook
+
+    handles = []
+    try:
+        for layer in layers:
+            handles.append(blocks[layer - 1].register_forward_hook(save(layer)))
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tap(unet: Any, layers: Iterable[int], z: Tensor, t: int, cond: dict[str, Tensor]) -> dict[int, Tensor]:
+    """Features of decoder layers at (z, t), computing nothing after the last of them.
+
+    Differentiable in z. Layer k is the output of ``up_blocks[k - 1]``; the paper uses 2 and 3.
+
+    Args:
+        unet: the denoiser.
+        layers: any of 1 to 4, in any order.
+        z: (B, C, h, w), at timestep t.
+        t: training timestep.
+        cond: keyword arguments of the U-Net.
+
+    Returns:
+        layer -> (B, C_k, h_k, w_k), in the model's dtype.
+
+    Raises:
+        InputError: a layer that the model does not have.
+    """
+    with features(unet, layers, stop=True) as found:
+        try:
+            unet(z.to(next(unet.parameters()).dtype), t, **cond, return_dict=False)
+        except _Enough:
+            pass
+    return dict(sorted(found.items()))
+
+
+def attentions(unet: Any) -> dict[str, nn.Module]:
+    """The decoder's self-attention modules by name.
+
+    Raises:
+        InputError: there is none, so attention cannot be recorded or rewired.
+    """
+    found = {name: m for name, m in unet.named_modules() if name.startswith("up_blocks") and name.endswith("attn1")}
+    if not found:
+        raise InputError("the model has no decoder self-attention (up_blocks…attn1): set attention_mode to 'off'")
+    return found
+
+
+@contextmanager
+def _before(modules: dict[str, nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+    """Run ``hook(name, args, kwargs)`` before each module, while the block lasts."""
+    handles = []
+    try:
+        for name, module in modules.items():
+
+            def call(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> Any:
+                return hook(name, args, kwargs)
+
+            handles.append(module.register_forward_pre_hook(call, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def record(unet: Any) -> Iterator[Tokens]:
+    """Save every decoder self-attention's input during the forward passes inside the block.
+
+    Yields:
+        A dict, filled and overwritten by every pass: module name -> (B, N, C).
+    """
+    tokens: Tokens = {}
+
+    def save(name: str, args: Any, kwargs: Any) -> None:
+        tokens[name] = (args[0] if args else kwargs["hidden_states"]).detach()
+
+    with unfused(unet), _before(attentions(unet), save):
+        yield tokens
+
+
+@contextmanager
+def rewire(unet: Any, context: Context) -> Iterator[None]:
+    """Let every decoder self-attention take its keys and values from other tokens (Eq. 11).
+
+    Args:
+        unet: the denoiser.
+        context: called with the module's name and its own tokens (B, N, C); returns the tokens (1 or B, M, C) to
+            attend to, expanded to the batch here, or None for ordinary self-attention.
+    """
+
+    def swap(name: str, args: Any, kwargs: Any) -> Any:
+        own = args[0] if args else kwargs["hidden_states"]
+        theirs = context(name, own)
+        if theirs is None:
+            return None
+        theirs = theirs.to(own.dtype).expand(own.shape[0], -1, -1)
+        return args, {**kwargs, "encoder_hidden_states": theirs}
+
+    with unfused(unet), _before(attentions(unet), swap):
+        yield
+
+
+@contextmanager
+def unfused(unet: Any) -> Iterator[None]:
+    """Undo fused Q, K, V projections for the block: a fused module cannot take keys from elsewhere."""
+    fused = dict(unet.attn_processors)
+    if not any("Fused" in type(p).__name__ for p in fused.values()):
+        yield
+        return
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    # Not unfuse_qkv_projections(): it empties its memory of the processors, and a second call fails.
+    plain = getattr(unet, "original_attn_processors", None)
+    unet.set_attn_processor(dict(plain) if plain else AttnProcessor2_0())
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(fused)
+
+
+@dataclass
+class Count:
+    """Denoiser evaluations so far (NFE); a batched pair counts once, as in the papers."""
+
+    evaluations: int = 0
+
+
+@contextmanager
+def counted(unet: Any) -> Iterator[Count]:
+    """Count the U-Net's forward passes inside the block, complete or stopped early."""
+    count = Count()
+
+    def add(module: nn.Module, args: Any) -> None:
+        count.evaluations += 1
+
+    handle = unet.register_forward_pre_hook(add)
+    try:
+        yield count
+    finally:
+        handle.remove()
