@@ -46,6 +46,7 @@ class Guidance:
         reference: guidance features "cached" during inversion, or evaluated "live" at each guided step.
         lock: return the latent to the inversion path outside the edited region at each step (blended diffusion).
         lock_margin: latent cells by which the edited region is widened for that.
+        lock_window: window in which it is done; an early one settles the background and leaves shadows free after it.
         preserve: give the result the source's own pixels where the edit changed nothing, see
             :func:`dragonkit.preserve.preserve`; for edits that know where the object was and shall be.
 
@@ -74,6 +75,7 @@ class Guidance:
     reference: Literal["cached", "live"] = "cached"
     lock: bool = False
     lock_margin: int = 1
+    lock_window: tuple[float, float] = (0.0, 1.0)
     preserve: bool = False
 
     def __post_init__(self) -> None:
@@ -84,7 +86,7 @@ class Guidance:
         _require(self.lock_margin >= 0, f"lock_margin is {self.lock_margin}: give 0 or more")
         for name in ("cfg", "energy", "factor", "w_edit", "w_content", "w_contrast", "w_inpaint", "beta"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
-        for name in ("guided", "attention"):
+        for name in ("guided", "attention", "lock_window"):
             start, end = getattr(self, name)
             _require(
                 0 <= start <= end <= 1, f"{name} is {start, end}: give fractions of the run, 0 <= start <= end <= 1"
@@ -180,6 +182,7 @@ _ICLR: dict[str, Any] = dict(
     reference="cached",
     lock=False,
     lock_margin=1,
+    lock_window=(0.0, 1.0),
     preserve=False,
 )
 _PAPER = _ICLR | dict(guided=(0.0, 1.0), attention=(0.0, 1.0), start="keep", regional=False, through="eps")
@@ -191,7 +194,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "iclr": {"all": _ICLR, "drag": dict(attention_mode="concat"), "appearance": _MIXED, "paste": _MIXED},
     "mini": {
         "all": _ICLR | dict(cfg=1.0, preserve=True),
-        "move": dict(energy=4.0, regional=False),
+        "move": dict(energy=4.0, regional=False, lock=True, lock_margin=2, lock_window=(0.0, 0.3)),
         "drag": dict(attention_mode="concat"),
         "appearance": _MIXED,
         "paste": _MIXED,

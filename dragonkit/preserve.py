@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-STRONG = 0.12  # a change this large (of a range of 1) is the edit's doing if it touches the edited places
+STRONG = 0.2  # a change this large (of a range of 1) is the edit's doing if it touches the edited places
 FAINT = 0.03  # and what surrounds it is, down to this
 _SEAM = 0.6  # how much a pixel next to the edited places takes of the edit, times the share of its neighbours there
 

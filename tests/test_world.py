@@ -60,7 +60,9 @@ def test_ball_matches_the_analytic_sphere():
     hit = (b * b > c).view(128, 128)
     assert int((hit != picture.mask(0)).sum()) <= 16  # a tenth of the rim: grazing rays
     both = hit & picture.mask(0) & (inside.view(128, 128) > 0.05)
-    torch.testing.assert_close(picture.depth[both].double(), (-b - inside.sqrt()).view(128, 128)[both], atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        picture.depth[both].double(), (-b - inside.sqrt()).view(128, 128)[both], atol=0.02, rtol=0
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))

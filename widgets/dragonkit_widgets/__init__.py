@@ -1,0 +1,1 @@
+"""Notebook widgets for dragonkit. No widget has been written yet: version 0.1 draws with matplotlib only."""
