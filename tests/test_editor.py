@@ -160,6 +160,31 @@ def test_a_locked_background_stays_on_the_inversion_path(model, path):
         assert not torch.equal(step.z[..., edited], path.latents[step.i + 1][..., edited])
 
 
+def test_a_lock_ends_with_its_window(model, path):
+    edited = MOVE.regions(editor.frame_of(model, path)).edited
+    w = SHORT.replace(lock=True, lock_margin=0, lock_window=(0.0, 0.5))
+    early = path.schedule.window(w.lock_window)
+    assert 0 < len(early) < len(path.schedule)
+    for step in editor.edit_steps(model, path, MOVE, path.cond, w):
+        same = torch.equal(step.z[..., ~edited], path.latents[step.i + 1][..., ~edited])
+        assert same == (step.i in early)
+
+
+def test_preserved_pixels_are_the_sources_own(model):
+    image = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(3))
+    mask = torch.zeros(64, 96, dtype=torch.bool)
+    mask[24:40, 16:32] = True
+    move = Move(mask, by=(32, 0))
+    results = [
+        editor.edit(model, image, move, guidance=SHORT.replace(energy=0.0, preserve=p), progress=False).tensor
+        for p in (False, True)
+    ]
+    places = mask | move.target()
+    assert torch.equal(results[0][:, places], results[1][:, places])
+    same = (results[1] == image).all(0)
+    assert int(same.sum()) > int((results[0] == image).all(0).sum())
+
+
 def test_one_layer_or_four_may_be_compared(model, path):
     for layers in ((3,), (1, 2, 3, 4)):
         step = next(editor.edit_steps(model, path, MOVE, path.cond, SHORT.replace(layers=layers)))
