@@ -80,8 +80,8 @@ def edit_steps(model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guida
     both = pair(cond, model.embed("")) if w.cfg != 1 else cond
     guided = schedule.window(w.guided) if w.energy else range(0)
     attended = schedule.window(w.attention) if w.attention_mode != "off" else range(0)
-    outside = ~dilate(m.edited, w.lock_margin) if w.lock and m.edited is not None else None
-    locked = schedule.window(w.lock_window) if outside is not None else range(0)
+    locked = schedule.window(w.lock_window) if w.lock else range(0)
+    outside = ~dilate(m.edited, w.lock_margin) if m.edited is not None else None
     z_ref = path.reference.z_T if path.reference else None
     z = edit.start(path.z_T, z_ref, m) if w.start == "copy" else path.z_T
 
@@ -91,7 +91,7 @@ def edit_steps(model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guida
         terms, grad = energy(model, path, edit, m, frame, z, i, cond, w) if i in guided else ([], None)
         guided_eps = eps if grad is None else eps + w.eta * grad
         z, x0 = schedule.step(z, eps if w.through == "x0" else guided_eps, i, towards=guided_eps)
-        if i in locked:
+        if i in locked and outside is not None:
             z = torch.where(outside, path.latents[i + 1], z)
         if grad is not None:
             watch.add(i, t, terms, grad)

@@ -8,9 +8,11 @@ import torch
 
 from dragonkit.errors import InputError
 from dragonkit.world import KINDS, SHAPES, Object, Scene, caption, counterfactual, render, sample_scene
-from dragonkit.world.render import CAMERA, _Packed, camera_rays, project, render_batch, to_world, trace
+from dragonkit.world.camera import CAMERA, camera_rays, project
+from dragonkit.world.render import render_batch, to_world
 from dragonkit.world.scene import COLOURS, GROUNDS, SKIES, stream
 from dragonkit.world.shapes import SHAPES as GEOMETRY
+from dragonkit.world.tracing import Packed, trace
 
 
 def one(shape="ball", **changes):
@@ -33,7 +35,7 @@ def test_deformation_and_its_inverse_cancel(name):
 def test_tracing_finds_the_first_surface(name, deform):
     """Sphere tracing, which leaps, agrees with walking along each ray in small steps until the inside begins."""
     scene = one(name, deform=deform, yaw=2.1)
-    packed = _Packed.of([scene], "cpu")
+    packed = Packed.of([scene], "cpu")
     directions = camera_rays(40, [(0.0, 0.0)], "cpu")
     found = trace(packed, 1, directions).t[0]
     t = torch.arange(7.0, 13.0, 0.004)[:, None]

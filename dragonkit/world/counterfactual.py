@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dragonkit.errors import InputError
 
-from .render import CAMERA, Render, geometry, project, render, to_world
+from .camera import CAMERA, project
+from .render import Render, geometry, render, to_world
 from .scene import COLOURS, SPLITS, Object, Scene, apart, caption, random_object, random_scene, stream
 
 if TYPE_CHECKING:
