@@ -36,6 +36,9 @@ def save_pipeline(
         for name, part in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
             half = copy.deepcopy(part).to("cpu", torch.float16, memory_format=torch.contiguous_format)
             half.save_pretrained(folder / name, safe_serialization=True, max_shard_size=SHARD)
+        # transformers loads in the dtype that the config names, diffusers in float32: let them agree
+        config = folder / "text_encoder" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     tokenizer.save_pretrained(folder / "tokenizer")
     scheduler.save_pretrained(folder / "scheduler")
     index = {
