@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     path.write_bytes(b"before")
 
     def fail(self, file, **kwargs):
-        file.write(b"half")
+        Path(file).write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image.Image, "save", fail)
