@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from dragonkit.edits import Move
 from dragonkit.errors import InputError
@@ -70,10 +71,25 @@ class TruthSpec(_Strict):
     mask: RelativePath
 
 
+def _finite(value: Any) -> bool:
+    """Whether every number in a JSON value is finite."""
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 class GuidanceSpec(_Strict):
     """A preset's name, and any field of `Guidance` to replace in it; `Guidance` itself checks names and values."""
 
     model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _finite(self) -> GuidanceSpec:
+        if not _finite(self.model_extra):
+            raise ValueError("a number is not finite: give finite numbers")
+        return self
 
     preset: str | None = None
 

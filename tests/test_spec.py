@@ -144,7 +144,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     field=st.sampled_from([*SPEC, "edit.kind", "edit.by", "edit.scale", "guidance.preset", "truth.image"]),
     value=json_values,
@@ -158,6 +158,12 @@ def test_any_value_anywhere_is_read_or_refused_in_one_line(field: str, value: An
         assert "\n" not in str(caught.value)
     else:
         assert Spec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_a_number_in_guidance_that_is_not_finite_is_refused() -> None:
+    for value in (float("inf"), [float("nan")], {"": float("-inf")}):
+        with pytest.raises(ValueError, match="not finite"):
+            Spec.model_validate_json(json.dumps(changed("guidance", {"energy": value})))
 
 
 def test_a_case_of_the_world_becomes_a_spec(tmp_path: Path) -> None:
