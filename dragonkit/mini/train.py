@@ -135,6 +135,7 @@ def train_denoiser(
     tokens: Tensor,
     empty: Tensor,
     seconds: float,
+    rate: float,
     batch: int,
     fast: bool,
     save: Callable[[], None],
@@ -146,7 +147,7 @@ def train_denoiser(
         return unet(zt, t, text(ids)[0]).sample
 
     forward: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compile(predict) if fast else predict
-    optimiser = Optimiser(run, [unet, text], 1e-3, 1e-2, 0.9995)
+    optimiser = Optimiser(run, [unet, text], rate, 1e-2, 0.9995)
     total, saved = torch.zeros((), device=run.device), 0.0
     for progress in clocked(run, seconds):
         index = torch.randint(0, len(latents), (batch,), device=run.device)
@@ -186,7 +187,7 @@ def warm(run: Run, args: argparse.Namespace) -> None:
     run.log("warm: autoencoder")
     latents = torch.randn(args.batch, 4, size // 8, size // 8, device=run.device).half()
     tokens = _tokens(tokenizer, [""] * 2).to(run.device)
-    train_denoiser(run, unet, text, latents, tokens, tokens[0], 1e-3, args.batch, args.compile, lambda: None)
+    train_denoiser(run, unet, text, latents, tokens, tokens[0], 1e-3, args.rate, args.batch, args.compile, lambda: None)
     run.log("warm: denoiser")
 
 
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="seed of the first scene")
     parser.add_argument("--vae-seconds", type=float, default=330, help="0 with --resume keeps the autoencoder")
     parser.add_argument("--seconds", type=float, default=900, help="of denoiser training")
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of the denoiser")
     parser.add_argument("--vae-batch", type=int, default=64, help="images a process")
     parser.add_argument("--batch", type=int, default=256, help="samples a process")
     parser.add_argument("--render-batch", type=int, default=64)
@@ -263,7 +265,7 @@ def main() -> None:
         del images
         run.log(f"latents: {len(latents)}, mean {latents.float().mean():.3f}, spread {latents.float().std():.3f}")
         tokens, empty = _tokens(tokenizer, captions).to(run.device), _tokens(tokenizer, [""])[0].to(run.device)
-        train_denoiser(run, unet, text, latents, tokens, empty, args.seconds, args.batch, args.compile, save)
+        train_denoiser(run, unet, text, latents, tokens, empty, args.seconds, args.rate, args.batch, args.compile, save)
         if run.rank == 0:
             save()
     run.leave()
