@@ -86,6 +86,24 @@ def _parser() -> argparse.ArgumentParser:
     edits.add_argument("--json", type=Path, required=True, metavar="FILE")
     edits.set_defaults(run=_bench_edits)
 
+    drags = measures.add_parser("dragbench", help="drags in photographs: DragBench or Drag100, as published")
+    drags.add_argument("root", type=Path, metavar="ROOT", help="folder that the benchmark was unpacked into")
+    drags.add_argument("--format", default="dragbench", help="dragbench or drag100 (default: dragbench)")
+    drags.add_argument("--model", default="mini", help="name or folder of the model that edits (default: mini)")
+    drags.add_argument(
+        "--features-model", default=None, help="model that finds points again (default: the editing one)"
+    )
+    drags.add_argument("--layer", type=int, default=2, help="its decoder layer (default: 2)")
+    drags.add_argument("--timestep", type=int, default=261, help="its timestep (default: 261)")
+    drags.add_argument("--draws", type=int, default=8, help="noise draws averaged (default: 8)")
+    drags.add_argument("--categories", nargs="+", default=None, help="only these (default: all)")
+    drags.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N samples")
+    drags.add_argument("--preset", default=None, help="guidance preset (default: the model's own)")
+    drags.add_argument("--steps", type=int, default=None, help="DDIM steps (default: the preset's)")
+    drags.add_argument("--out", type=Path, default=None, metavar="DIR", help="keeps edited images; goes on from there")
+    drags.add_argument("--json", type=Path, required=True, metavar="FILE")
+    drags.set_defaults(run=_bench_dragbench)
+
     lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
     lab.set_defaults(run=_lab)
     return parser
@@ -148,6 +166,29 @@ def _bench_edits(args: argparse.Namespace) -> None:
     with whole_file(args.json) as path:
         path.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(table(scores))
+    print(f"wrote {args.json}")
+
+
+def _bench_dragbench(args: argparse.Namespace) -> None:
+    from dragonkit.evaluate.dragbench import Dift, bench_dragbench, check_dragbench, table
+    from dragonkit.files import check_file, check_folder, whole_file
+    from dragonkit.models import load
+
+    check_file(args.json, ".json")
+    if args.out is not None:
+        check_folder(args.out)
+    which = {"categories": args.categories, "limit": args.limit, "preset": args.preset, "steps": args.steps}
+    check_dragbench(args.root, args.format, **which)
+
+    model = load(args.model)
+    other = args.features_model is not None and args.features_model != args.model
+    features = Dift(
+        model=load(args.features_model) if other else model, layer=args.layer, t=args.timestep, draws=args.draws
+    )
+    report = bench_dragbench(model, args.root, args.format, features=features, out=args.out, **which)
+    with whole_file(args.json) as path:
+        path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(table(report))
     print(f"wrote {args.json}")
 
 
