@@ -1,0 +1,167 @@
+"""Where the attention of an edited picture looks: the weights of the rewired self-attention (Eq. 11), as maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dragonkit.correspondence.place import shares
+from dragonkit.editor import frame_of
+from dragonkit.errors import InputError
+from dragonkit.inversion import Path
+from dragonkit.taps import attentions, record, rewire
+
+if TYPE_CHECKING:
+    from dragonkit.models import Model
+
+Join = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
+"""(own, guidance, references' tokens), each (1, N, C) -> the tokens to attend to, each of them one of those."""
+
+JOINS: dict[str, Join] = {
+    "replace": lambda own, gud, refs: gud,
+    "concat": lambda own, gud, refs: torch.cat([own, gud], dim=1),
+    "off": lambda own, gud, refs: own,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Gaze:
+    """How much a place attends to every token, by the branch it belongs to; together they sum to 1.
+
+    Args:
+        own: float32 (h, w), the generation branch's tokens.
+        guidance: float32 (h, w), the guidance branch's.
+        references: the same for each reference branch, on the grid of its own picture.
+    """
+
+    own: Tensor
+    guidance: Tensor
+    references: tuple[Tensor, ...] = ()
+
+
+def attention_weights(module: Any, queries: Tensor, context: Tensor) -> Tensor:
+    """softmax(Q Kᵀ / √d) of a self-attention module.
+
+    Args:
+        module: a diffusers ``attn1``.
+        queries: tokens that look, (n, C).
+        context: tokens looked at, (M, C).
+
+    Returns:
+        Float32 (heads, n, M); every row sums to 1.
+    """
+
+    def heads(x: Tensor, norm: Any) -> Tensor:
+        x = x.view(len(x), module.heads, -1).transpose(0, 1)
+        return (x if norm is None else norm(x)).float()
+
+    q, k = heads(module.to_q(queries), module.norm_q), heads(module.to_k(context), module.norm_k)
+    return (module.scale * q @ k.transpose(1, 2)).softmax(dim=-1)
+
+
+@torch.no_grad()
+def gaze(
+    model: Model,
+    path: Path,
+    i: int,
+    at: Any,
+    *,
+    z: Tensor | None = None,
+    modules: str | Iterable[str] = "up_blocks",
+    join: str | Join = "replace",
+) -> dict[str, Gaze]:
+    """Where a place of the generated picture looks at step i.
+
+    The denoiser runs once at (z, t_i), rewired as during the edit, and the weights of its queries at the place are
+    worked out again from the tokens that each module really got.
+
+    Args:
+        model: the denoiser.
+        path: the guidance branch, with ``references`` set if the edit has any.
+        i: index of the step, 0 is the noisiest.
+        at: a point (x, y) in the generated picture's pixels, its four tokens weighted bilinearly; or a mask (H, W),
+            whose tokens are averaged.
+        z: (1, C, h, w), the generation's latent at step i, such as what :func:`dragonkit.edit_steps` yielded at step
+            i - 1; if None the path's own, which shows how the source looks at itself.
+        modules: decoder self-attention modules, or beginnings of their names: "up_blocks.2" is all of layer 3.
+        join: which tokens are attended to: "replace", "concat" or "off" as in ``Guidance.attention_mode``, or a
+            function; for "mix" ``lambda own, gud, refs: edit.context(own, gud, refs, regions)``.
+
+    Returns:
+        Module name -> maps on the grid of that module, averaged over its heads.
+
+    Raises:
+        InputError: no such step, module or join, or the place is not on the picture.
+    """
+    frame, join = frame_of(model, path), _joined(join)
+    steps = len(path.schedule)
+    if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < steps:
+        raise InputError(f"step i is {i!r}: give a whole number from 0 to {steps - 1}")
+    shares(at, frame, frame.latent)  # refuses a place that is not on the picture
+    chosen = _chosen(model, modules)
+    gud, others = path.tokens_at(model, i), [ref.tokens_at(model, i) for ref in path.references]
+
+    def joined(name: str, x: Tensor) -> Tensor:
+        return join(x, gud[name], tuple(ref[name] for ref in others))
+
+    with record(model.unet) as own, rewire(model.unet, joined):
+        model.predict(path.inputs[i] if z is None else z, path.schedule.timesteps[i], path.cond)
+
+    found = {}
+    for name, module in chosen.items():
+        index, share = shares(at, frame, grid_of(own[name], path))
+        weights = attention_weights(module, own[name][0, index], joined(name, own[name])[0]).mean(dim=0)
+        branches = [own[name], gud[name], *(ref[name] for ref in others)]
+        parts = _by_branch(share @ weights, [x.shape[1] for x in branches], join)
+        grids = [grid_of(x, p) for x, p in zip(branches, (path, path, *path.references), strict=True)]
+        maps = [part.view(grid) for part, grid in zip(parts, grids, strict=True)]
+        found[name] = Gaze(maps[0], maps[1], tuple(maps[2:]))
+    return found
+
+
+def _by_branch(weights: Tensor, sizes: list[int], join: Join) -> tuple[Tensor, ...]:
+    """Weights over the joined tokens (M,) -> over each branch's own tokens, (N,) each, zero where not attended to.
+
+    Which tokens a join takes, and in what order, it says itself when it is given their numbers in their stead.
+    """
+    own, gud, *refs = torch.arange(sum(sizes), device=weights.device).view(1, -1, 1).split(sizes, dim=1)
+    taken = join(own, gud, tuple(refs))[0, :, 0]
+    return weights.new_zeros(sum(sizes)).index_add_(0, taken, weights).split(sizes)
+
+
+def grid_of(tokens: Tensor, path: Path) -> tuple[int, int]:
+    """The grid (h, w) on which tokens (1, N, C) of a path's picture lie: its latent's, halved until they fit.
+
+    Raises:
+        InputError: no halving of the latent has as many cells.
+    """
+    h, w = path.z_T.shape[-2:]
+    while h * w > tokens.shape[1]:
+        h, w = (h + 1) // 2, (w + 1) // 2
+    if h * w != tokens.shape[1]:
+        size = "x".join(map(str, path.z_T.shape[:-3:-1]))
+        raise InputError(f"{tokens.shape[1]} tokens lie on no halving of the {size} latent: choose other modules")
+    return h, w
+
+
+def _joined(join: str | Join) -> Join:
+    if isinstance(join, str):
+        if join not in JOINS:
+            raise InputError(f"join is {join!r}: choose from {', '.join(JOINS)}, or give a function")
+        return JOINS[join]
+    return join
+
+
+def _chosen(model: Model, modules: str | Iterable[str]) -> dict[str, Any]:
+    """The decoder's self-attention modules whose names are, or begin with, one of those given."""
+    known, found = attentions(model.unet), {}
+    for wanted in [modules] if isinstance(modules, str) else modules:
+        some = {name: m for name, m in known.items() if name == wanted or name.startswith(f"{wanted}.")}
+        if not some:
+            raise InputError(f"no decoder self-attention is named {wanted!r}: choose from {', '.join(known)}")
+        found.update(some)
+    return found
