@@ -104,6 +104,22 @@ def _parser() -> argparse.ArgumentParser:
     drags.add_argument("--json", type=Path, required=True, metavar="FILE")
     drags.set_defaults(run=_bench_dragbench)
 
+    points = measures.add_parser("correspondence", help="points found again by decoder features, by layer and timestep")
+    points.add_argument("--n", type=int, default=16, metavar="N", help="pairs of pictures a change (default: 16)")
+    points.add_argument("--seed", type=int, default=0, metavar="S", help="first pair's seed (default: 0)")
+    points.add_argument("--split", default="test", help="train or test; choose by train only (default: test)")
+    points.add_argument("--changes", nargs="+", default=None, help="between the two pictures (default: all six)")
+    points.add_argument("--layers", nargs="+", type=int, default=[1, 2, 3, 4], help="decoder layers (default: 1 2 3 4)")
+    points.add_argument("--timesteps", nargs="+", type=int, default=None, help="0 to 999 (default: ten, 1 to 721)")
+    points.add_argument("--points", type=int, default=32, help="points a pair (default: 32)")
+    points.add_argument("--draws", type=int, default=1, help="noise draws averaged (default: 1)")
+    points.add_argument("--no-prompt", action="store_true", help="features under '' instead of the captions")
+    points.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the pictures (default: 256)")
+    points.add_argument("--model", default="mini", help="name or folder of the model (default: mini)")
+    points.add_argument("--json", type=Path, required=True, metavar="FILE")
+    points.add_argument("--figure", type=Path, default=None, metavar="FILE.png", help="heat maps")
+    points.set_defaults(run=_bench_correspondence)
+
     lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
     lab.set_defaults(run=_lab)
     return parser
@@ -190,6 +206,32 @@ def _bench_dragbench(args: argparse.Namespace) -> None:
         path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(table(report))
     print(f"wrote {args.json}")
+
+
+def _bench_correspondence(args: argparse.Namespace) -> None:
+    from dragonkit.evaluate.correspondence import CHANGES, TIMESTEPS, bench_correspondence, check_bench, table
+    from dragonkit.files import check_file, whole_file
+
+    check_file(args.json, ".json")
+    if args.figure:
+        check_file(args.figure, ".png")
+    changes, timesteps = args.changes or CHANGES, args.timesteps or TIMESTEPS
+    check_bench(changes, args.n, args.seed, args.split, timesteps, args.points, args.draws)
+
+    from dragonkit.evaluate.correspondence_figure import heat_maps
+    from dragonkit.models import load
+
+    scores = bench_correspondence(
+        load(args.model), args.n, args.seed, changes=changes, layers=args.layers, timesteps=timesteps,
+        points=args.points, draws=args.draws, prompted=not args.no_prompt, split=args.split, size=args.size,
+    )  # fmt: skip
+    with whole_file(args.json) as path:
+        path.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if args.figure:
+        with whole_file(args.figure) as path:
+            heat_maps(scores).savefig(path)
+    print(table(scores))
+    print(f"wrote {args.json}" + (f" and {args.figure}" if args.figure else ""))
 
 
 def _lab(args: argparse.Namespace) -> None:
