@@ -123,12 +123,11 @@ def load_pickle(path: Path) -> Any:
         InputError: the file is missing, too large or damaged, or names anything else, which is then not run.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{path} is larger than {LARGEST >> 20} MiB: that is no annotation of an image")
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): give the path of a pickle") from None
-    if len(data) > LARGEST:
-        raise InputError(f"{path} is larger than {LARGEST >> 20} MiB: that is no annotation of an image")
     try:
         _check_sizes(data)
         content = _Unpickler(io.BytesIO(data)).load()
