@@ -365,8 +365,8 @@ def test_weights_and_values_make_the_attention_there_was(model, mode):
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
         mean = weights.mean(dim=(0, 1))  # over heads, and over the whole picture's queries
         seen = {
-            "replace": [looks[name].guidance],
-            "concat": [looks[name].own, looks[name].guidance],
+            "replace": [looks[name].source],
+            "concat": [looks[name].own, looks[name].source],
             "off": [looks[name].own],
         }
         torch.testing.assert_close(torch.cat([m.flatten() for m in seen[mode]]), mean)
@@ -382,11 +382,11 @@ def test_a_point_looks_where_its_four_tokens_look(model):
         frame.to_pixels(torch.tensor([x, y], dtype=torch.float64), grid).tolist()
         for x, y in itertools.product((3, 4), (5, 6))
     ]
-    single = [gaze(model, path, 0, p, modules=name)[name].guidance for p in at]
+    single = [gaze(model, path, 0, p, modules=name)[name].source for p in at]
     middle = torch.tensor(at).mean(0).tolist()
     found = gaze(model, path, 0, middle, modules=name)[name]
-    torch.testing.assert_close(found.guidance, torch.stack(single).mean(0))
-    assert found.guidance.shape == grid and found.guidance.sum() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(found.source, torch.stack(single).mean(0))
+    assert found.source.shape == grid and found.source.sum() == pytest.approx(1, abs=1e-5)
     assert found.own.abs().sum() == 0 and found.references == ()
 
 
@@ -399,8 +399,8 @@ def test_mixed_attention_is_told_apart_by_branch(model):
         return torch.cat([gud[:, ::2], refs[0][:, 1:3], own[:, :1]], dim=1)
 
     for name, found in gaze(model, path, 1, (20.5, 30), join=join).items():
-        n = found.guidance.numel()
-        guidance, own, (reference,) = found.guidance.flatten(), found.own.flatten(), found.references
+        n = found.source.numel()
+        guidance, own, (reference,) = found.source.flatten(), found.own.flatten(), found.references
         assert (guidance[1::2] == 0).all() and (guidance[::2] > 0).all() and len(guidance) == n
         assert own[0] > 0 and (own[1:] == 0).all()
         assert reference.numel() == path.references[0].tokens[1][name].shape[1]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,33 +13,16 @@ from dragonkit.editor import frame_of
 from dragonkit.errors import InputError
 from dragonkit.inversion import Path
 from dragonkit.taps import attentions, record, rewire
+from dragonkit.trace.observe import Look, Mixing
 
 if TYPE_CHECKING:
     from dragonkit.models import Model
 
-Join = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
-"""(own, guidance, references' tokens), each (1, N, C) -> the tokens to attend to, each of them one of those."""
-
-JOINS: dict[str, Join] = {
+JOINS: dict[str, Mixing] = {
     "replace": lambda own, gud, refs: gud,
     "concat": lambda own, gud, refs: torch.cat([own, gud], dim=1),
     "off": lambda own, gud, refs: own,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Gaze:
-    """How much a place attends to every token, by the branch it belongs to; together they sum to 1.
-
-    Args:
-        own: float32 (h, w), the generation branch's tokens.
-        guidance: float32 (h, w), the guidance branch's.
-        references: the same for each reference branch, on the grid of its own picture.
-    """
-
-    own: Tensor
-    guidance: Tensor
-    references: tuple[Tensor, ...] = ()
 
 
 def attention_weights(module: Any, queries: Tensor, context: Tensor) -> Tensor:
@@ -72,8 +54,8 @@ def gaze(
     *,
     z: Tensor | None = None,
     modules: str | Iterable[str] = "up_blocks",
-    join: str | Join = "replace",
-) -> dict[str, Gaze]:
+    join: str | Mixing = "replace",
+) -> dict[str, Look]:
     """Where a place of the generated picture looks at step i.
 
     The denoiser runs once at (z, t_i), rewired as during the edit, and the weights of its queries at the place are
@@ -92,7 +74,8 @@ def gaze(
             function; for "mix" ``lambda own, gud, refs: edit.context(own, gud, refs, regions)``.
 
     Returns:
-        Module name -> maps on the grid of that module, averaged over its heads.
+        Module name -> how much the place attends to every token of each branch, averaged over heads, as maps on the
+        grid of that module; all of them together sum to 1.
 
     Raises:
         InputError: no such step, module or join, or the place is not on the picture.
@@ -116,21 +99,19 @@ def gaze(
         index, share = shares(at, frame, grid_of(own[name], path))
         weights = attention_weights(module, own[name][0, index], joined(name, own[name])[0]).mean(dim=0)
         branches = [own[name], gud[name], *(ref[name] for ref in others)]
-        parts = _by_branch(share @ weights, [x.shape[1] for x in branches], join)
-        grids = [grid_of(x, p) for x, p in zip(branches, (path, path, *path.references), strict=True)]
-        maps = [part.view(grid) for part, grid in zip(parts, grids, strict=True)]
-        found[name] = Gaze(maps[0], maps[1], tuple(maps[2:]))
+        shapes = tuple(grid_of(x, p) for x, p in zip(branches, (path, path, *path.references), strict=True))
+        found[name] = Look(_by_branch(share @ weights, [x.shape[1] for x in branches], join), shapes)
     return found
 
 
-def _by_branch(weights: Tensor, sizes: list[int], join: Join) -> tuple[Tensor, ...]:
-    """Weights over the joined tokens (M,) -> over each branch's own tokens, (N,) each, zero where not attended to.
+def _by_branch(weights: Tensor, sizes: list[int], join: Mixing) -> Tensor:
+    """Weights over the joined tokens (M,) -> over all branches' tokens, one after the other, 0 if not attended to.
 
     Which tokens a join takes, and in what order, it says itself when it is given their numbers in their stead.
     """
     own, gud, *refs = torch.arange(sum(sizes), device=weights.device).view(1, -1, 1).split(sizes, dim=1)
     taken = join(own, gud, tuple(refs))[0, :, 0]
-    return weights.new_zeros(sum(sizes)).index_add_(0, taken, weights).split(sizes)
+    return weights.new_zeros(sum(sizes)).index_add_(0, taken, weights)
 
 
 def grid_of(tokens: Tensor, path: Path) -> tuple[int, int]:
@@ -148,7 +129,7 @@ def grid_of(tokens: Tensor, path: Path) -> tuple[int, int]:
     return h, w
 
 
-def _joined(join: str | Join) -> Join:
+def _joined(join: str | Mixing) -> Mixing:
     if isinstance(join, str):
         if join not in JOINS:
             raise InputError(f"join is {join!r}: choose from {', '.join(JOINS)}, or give a function")
