@@ -137,7 +137,9 @@ def _edit(args: argparse.Namespace) -> None:
     from dragonkit.evaluate.report import Report
     from dragonkit.models import load
 
-    result = edit(load(task.model), task.image, task.edit, task.prompt, guidance=task.guidance, trace=True)
+    model = load(task.model)
+    task = task.ready(model)
+    result = edit(model, task.image, task.edit, task.prompt, guidance=task.guidance, trace=True)
     report = Report.of(task, result)
     with whole_folder(args.out) as folder:
         write_image(result.tensor, folder / "edit.png")

@@ -16,20 +16,24 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import dragonkit.editor
+from dragonkit import world
 from dragonkit.cli import BAD_INPUT, INTERRUPTED, main
 from dragonkit.files import write_image
 from dragonkit.world import Scene, caption, sample_scene
 from tests.tiny import box, fresh_model, picture, save_pipeline
 
 SPEC: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "model": "./model",
     "image": "before.png",
     "prompt": "a ball",
-    "edit": {"kind": "move", "mask": "mask.png", "by": [30, 0]},
+    "edits": [{"kind": "move", "mask": "mask.png", "by": [30, 0]}],
     "guidance": {"preset": "iclr", "steps": 3},
     "truth": {"image": "after.png", "mask": "target.png"},
 }
+
+
+MOVE = SPEC["edits"][0]
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +64,66 @@ def test_edit_writes_image_figure_and_record(folder: Path, capsys: pytest.Captur
     assert sorted(p.name for p in out.iterdir()) == ["edit.png", "overview.png", "result.json"]
     assert Image.open(out / "edit.png").size == (96, 64)
     record = json.loads((out / "result.json").read_text())
-    assert record["spec"]["edit"] == {**SPEC["edit"], "scale": 1.0, "angle": 0.0}
+    assert record["spec"]["edits"][0] == {**MOVE, "scale": 1.0, "angle": 0.0}
     assert set(record["psnr"]) == {"whole", "target", "vacated", "shadow", "kept"}
     assert record["nfe"] > 0 and record["placement_px"] >= 0
     assert all(len(values) == 3 for values in record["energies"].values())
     printed = capsys.readouterr().out
     assert "placement error" in printed and "PSNR in dB: whole" in printed and f"NFE {record['nfe']}, " in printed
+
+
+KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "resize": ({"kind": "resize", "mask": "mask.png", "scale": 1.4}, "placement_px"),
+    "drag": ({"kind": "drag", "points": [[20, 30, 50, 30]], "mask": "mask.png"}, "points_px"),
+    "appearance": (
+        {"kind": "appearance", "mask": "mask.png", "reference": "after.png", "reference_mask": "target.png"},
+        "ciede2000",
+    ),
+    "paste": ({"kind": "paste", "reference": "after.png", "reference_mask": "target.png", "at": [30, 30]}, "psnr"),
+}
+SAID = {
+    "placement_px": "placement error",
+    "points_px": "points off by",
+    "ciede2000": "colour difference",
+    "psnr": "PSNR",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_edit_is_reported(folder: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    edit, score = KINDS[kind]
+    respec(edits=[edit])(folder)
+    assert main(["edit", str(folder / "edit.json"), "--out", str(folder / "out")]) == 0
+    record = json.loads((folder / "out" / "result.json").read_text())
+    printed = capsys.readouterr().out
+    for name, words in SAID.items():
+        assert (record[name] is not None) == (name in (score, "psnr")) == (words in printed)
+    assert set(record["psnr"]) == ({"whole"} if kind == "paste" else {"whole", "target", "vacated", "shadow", "kept"})
+    with Image.open(folder / "out" / "overview.png") as overview:
+        wide = 5 if kind in ("appearance", "paste") else 4  # panels, one of them for the reference
+        assert overview.width == pytest.approx(wide * 4.2 * 110, abs=2)
+
+
+def test_several_edits_and_a_generated_image(folder: Path) -> None:
+    generate = {"generate": {"prompt": "a ball", "seed": 4, "size": [64, 64]}}
+    paste, move = KINDS["paste"][0], MOVE
+    for name in ("mask.png", "target.png"):
+        Image.open(folder / name).crop((0, 0, 64, 64)).save(folder / name)
+    Image.open(folder / "after.png").crop((0, 0, 64, 64)).save(folder / "after.png")
+    respec(image=generate, edits=[{**move, "by": [9, 0]}, paste])(folder)
+    assert main(["edit", str(folder / "edit.json"), "--out", str(folder / "out")]) == 0
+    record = json.loads((folder / "out" / "result.json").read_text())
+    assert record["spec"]["image"] == {"generate": {"prompt": "a ball", "seed": 4, "cfg": 3.0, "size": [64, 64]}}
+    assert {"edit 1", "edit 2"} < set(record["energies"]) and record["placement_px"] is None
+    assert Image.open(folder / "out" / "edit.png").size == (64, 64)
+
+
+def test_version_1_is_still_read(folder: Path) -> None:
+    old = {name: value for name, value in SPEC.items() if name != "edits"} | {"version": 1, "edit": MOVE}
+    for name, spec in (("old", old), ("new", SPEC)):
+        (folder / "edit.json").write_text(json.dumps(spec))
+        assert main(["edit", str(folder / "edit.json"), "--out", str(folder / name)]) == 0
+    assert (folder / "old" / "edit.png").read_bytes() == (folder / "new" / "edit.png").read_bytes()
 
 
 def test_edit_without_a_truth_prints_no_score(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,12 +176,11 @@ def spoil(value: float) -> Callable[[Path], None]:
 
 
 UNET = "model/unet/diffusion_pytorch_model.safetensors"
-MOVE = SPEC["edit"]
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "mask of another size": (repaint("mask.png", "L", (64, 64), 255), "64x64 but the image is 96x64"),
     "empty mask": (repaint("mask.png", "1"), "mask.png is empty: mark"),
     "mask in colour": (repaint("mask.png", "RGB"), "mode RGB"),
-    "target off the image": (respec(edit={**MOVE, "by": [300, 0]}), "(300, 0) the object leaves the image: shorten"),
+    "target off the image": (respec(edits=[{**MOVE, "by": [300, 0]}]), "(300, 0) the object leaves the image: shorten"),
     "image with alpha": (repaint("before.png", "RGBA"), "mode RGBA, not RGB: convert"),
     "image in grey": (repaint("before.png", "L"), "mode L, not RGB: convert"),
     "broken image": (truncate("before.png"), "before.png is broken"),
@@ -142,7 +199,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "NaN weights": (spoil(float("nan")), "holds NaN or infinity"),
     "infinite weights": (spoil(float("inf")), "holds NaN or infinity"),
     "unknown field": (respec(promt="x"), "unknown field 'promt'"),
-    "wrong type": (respec(edit={**MOVE, "by": "far"}), "edit.by is 'far'"),
+    "wrong type": (respec(edits=[{**MOVE, "by": "far"}]), "edits.0.by is 'far'"),
     "steps 0": (respec(guidance={"steps": 0}), "steps is 0: give 1 or more"),
     "too many steps": (respec(guidance={"steps": 1001}), "steps is 1001: give a whole number"),
     "unknown layer": (respec(guidance={"layers": [2, 9], "steps": 2}), "9"),
@@ -238,15 +295,18 @@ def test_render_writes_the_scene(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == f"{path}: {caption(scene)}\n"
 
 
-def test_case_writes_a_spec_that_edit_accepts(tmp_path: Path, weights: Path) -> None:
+@pytest.mark.parametrize("kind", world.KINDS)
+def test_case_writes_a_spec_that_edit_accepts(tmp_path: Path, weights: Path, kind: str) -> None:
     case = tmp_path / "case"
-    assert main(["case", "--seed", "2", "--out", str(case)]) == 0
+    assert main(["case", "--kind", kind, "--split", "train", "--seed", "2", "--out", str(case)]) == 0
     spec = json.loads((case / "edit.json").read_text())
     spec |= {"model": "./model", "guidance": {"preset": "iclr", "steps": 2}}
     (case / "edit.json").write_text(json.dumps(spec))
     shutil.copytree(weights, case / "model")
     assert main(["edit", str(case / "edit.json"), "--out", str(tmp_path / "out")]) == 0
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["placement_px"] is not None
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    score = {"move": "placement_px", "resize": "placement_px", "appearance": "ciede2000"}.get(kind, "points_px")
+    assert record[score] is not None and record["psnr"]["kept"] > 0
 
 
 def test_lab_without_notebooks_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:

@@ -1,24 +1,28 @@
-"""One picture of one edit: the source, the edit, the exact answer if it is known, and the energies by step."""
+"""One picture of one run: the source, what it draws on, the edit, the exact answer if known, and the energies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from itertools import zip_longest
+from collections.abc import Iterator, Mapping
+from itertools import cycle, zip_longest
 from typing import TYPE_CHECKING, Any
 
+import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from dragonkit.edits import Drag, Edit, Move, Paste
 from dragonkit.evaluate.report import Report
+from dragonkit.regions import Frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
-    from dragonkit.editor import Result
+    from dragonkit.result import Result
     from dragonkit.spec import Task
 
-OLD, NEW = "#ffffff", "#ffb000"  # outlines of the object before, and of where it should go
+OLD, NEW = "#ffffff", "#ffb000"  # outlines of what is there before, and of where it should go
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # told apart with colour-blind eyes too
 
 
@@ -26,27 +30,32 @@ def overview(task: Task, result: Result, report: Report) -> Figure:
     """Draw what `python -m dragonkit edit` writes as overview.png.
 
     Args:
-        task: the edit as it was asked for.
-        result: what came of it.
+        task: the edits as they were asked for, the image read or generated.
+        result: what came of them.
         report: its scores.
 
     Returns:
-        A figure of three or, with a truth, four panels.
+        A figure: before, each reference image, the edit, the exact answer if it is known, and the energies.
     """
-    panels = 4 if task.truth else 3
+    references = [reference for edit in task.edits for reference in edit.references]
+    panels = 3 + len(references) + bool(task.truth)
     figure = Figure(figsize=(4.2 * panels, 5.15), dpi=110, layout="constrained")
-    axes = figure.subplots(1, panels)
-    target = task.edit.target()
+    before, *middle, energies = figure.subplots(1, panels)
 
-    _picture(axes[0], task.image, "before")
-    _outline(axes[0], task.mask, OLD)
-    _outline(axes[0], target, NEW)
-    _arrow(axes[0], task)
-    _picture(axes[1], result.image, "edit")
-    axes[1].set_xlabel("\n".join(_facts(report)))
+    _picture(before, task.picture, "before")
+    frame = Frame(task.picture.height, task.picture.width)
+    for one in task.edits:
+        _marks(before, one, frame)
+    for axes, reference in zip(middle, references, strict=False):
+        _picture(axes, reference.image.permute(1, 2, 0).cpu().numpy(), "reference")
+        _outline(axes, reference.mask, OLD)
+        axes.set_xlabel(reference.prompt)
+    edited, *answer = middle[len(references) :]
+    _picture(edited, result.image, "edit")
+    edited.set_xlabel("\n".join(_facts(report)))
     if task.truth:
-        _picture(axes[2], task.truth.image.permute(1, 2, 0).numpy(), "exact answer")
-    _energies(axes[-1], report.energies)
+        _picture(answer[0], task.truth.image.permute(1, 2, 0).numpy(), "exact answer")
+    _energies(energies, report.energies)
     figure.suptitle(task.prompt, fontsize=13)
     return figure
 
@@ -60,34 +69,62 @@ def _picture(axes: Axes, picture: Any, title: str) -> None:
         spine.set_visible(False)
 
 
+def _marks(axes: Axes, edit: Edit, frame: Frame) -> None:
+    """Outlines of where things are and shall be, and arrows from there to there."""
+    if isinstance(edit, Drag):
+        if edit.mask is not None:
+            _outline(axes, edit.mask, OLD)
+        for x0, y0, x1, y1 in edit.points:
+            axes.plot(x0, y0, "o", color=OLD, markeredgecolor=NEW, markersize=6)
+            _arrow(axes, (x0, y0), (x1, y1))
+        return
+    places = edit.places(frame)
+    if places is not None:
+        was, shall = places
+        if not isinstance(edit, Paste):  # what is pasted was nowhere
+            _outline(axes, was, OLD)
+        if not torch.equal(was, shall) or isinstance(edit, Paste):
+            _outline(axes, shall, NEW)
+    if isinstance(edit, Move):
+        (x, y), (dx, dy) = edit.placement.centre, edit.by
+        _arrow(axes, (x, y), (x + dx, y + dy))
+
+
 def _outline(axes: Axes, mask: Tensor, colour: str) -> None:
-    axes.contour(mask.numpy(), levels=[0.5], colors=[colour], linewidths=1.6)
+    if mask.any() and not mask.all():
+        axes.contour(mask.numpy(), levels=[0.5], colors=[colour], linewidths=1.6)
 
 
-def _arrow(axes: Axes, task: Task) -> None:
-    x, y = task.edit.placement.centre
-    dx, dy = task.edit.by
-    if math.hypot(dx, dy) >= 1:
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    if math.dist(start, end) >= 1:
         style = {"arrowstyle": "-|>", "color": NEW, "linewidth": 2.2, "mutation_scale": 18, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", xy=(x + dx, y + dy), xytext=(x, y), arrowprops=style)
+        axes.annotate("", xy=end, xytext=start, arrowprops=style)
 
 
 def _facts(report: Report) -> list[str]:
-    cost = f"NFE {report.nfe}, {report.seconds:.1f} s"
-    if report.placement_px is None:
-        return [cost]
-    regions = ", ".join(f"{name} {report.psnr[name]:.1f}" for name in ("target", "vacated", "kept"))
-    return [f"placement error {report.placement_px:.1f} px, {cost}", f"PSNR in dB: {regions}"]
+    lines = [", ".join([*report.scores(), f"NFE {report.nfe}, {report.seconds:.1f} s"])]
+    known = {name: value for name, value in report.psnr.items() if not math.isnan(value)}
+    shown = {name: value for name, value in known.items() if name in ("target", "vacated", "kept")} or known
+    if shown:
+        lines.append("PSNR in dB: " + ", ".join(f"{name} {value:.1f}" for name, value in shown.items()))
+    return lines
 
 
 def _energies(axes: Axes, energies: dict[str, list[float]]) -> None:
     """Each term divided by its first value: they differ much in size, and what matters is which way they go."""
-    for (name, values), colour in zip(energies.items(), COLOURS, strict=False):
+    for (name, values), colour, style in zip(energies.items(), cycle(COLOURS), _styles(), strict=False):
         first = next((v for v in values if not math.isnan(v)), 0.0)
         if first:
-            axes.plot([v / first for v in values], label=f"{name}, {first:.2g} at first", color=colour, linewidth=2)
+            axes.plot(
+                [v / first for v in values],
+                label=f"{name}, {first:.2g} at first",
+                color=colour,
+                linestyle=style,
+                linewidth=2,
+            )
     axes.set_title("energy terms, relative", fontsize=13)
     axes.set_xlabel("step", fontsize=11)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_box_aspect(1)
@@ -95,6 +132,11 @@ def _energies(axes: Axes, energies: dict[str, list[float]]) -> None:
         axes.legend(frameon=False, fontsize=11)
     else:
         axes.text(0.5, 0.5, "not guided", ha="center", va="center", transform=axes.transAxes)
+
+
+def _styles() -> Iterator[str]:
+    """Solid lines for the first terms, another dash each time the colours start again."""
+    return (style for style in cycle(("-", "--", ":", "-.")) for _ in COLOURS)
 
 
 def gallery(pictures: Mapping[str, Any], columns: int = 5) -> Figure:

@@ -137,6 +137,7 @@ class Trace:
     def plot(self) -> Figure:
         """Each energy term by step, and below it the gradient's norm if gradients were kept: a matplotlib figure."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         norms = self.gradient_norms
         figure = Figure(figsize=(6.4, 3.2 + 2.2 * bool(norms)), layout="constrained")
@@ -150,6 +151,7 @@ class Trace:
         for axes in lower:
             axes.plot(norms, color="0.25", **_marker(norms))
             _titled(axes, "gradient", r"norm of $\partial L/\partial z_t$")
+        upper.xaxis.set_major_locator(MaxNLocator(integer=True))
         (lower or [upper])[-1].set(xlabel="step, in the order of the run", xlim=(0, max(len(self) - 1, 1)))
         return figure
 
