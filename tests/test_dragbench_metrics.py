@@ -246,11 +246,20 @@ def test_without_a_mask_or_an_outside_there_is_nothing_to_say(value: bool) -> No
 def test_what_fidelity_lacks_is_said_and_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)
     assert load_fidelity() == (None, "the package lpips is not installed (pip install lpips)")
+    broken = tmp_path / "lpips.py"
+    broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.delitem(sys.modules, "lpips")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_fidelity() == (
+        None,
+        "the package lpips cannot be imported (operator torchvision::nms does not exist)",
+    )
+    broken.unlink()
     monkeypatch.setitem(sys.modules, "lpips", types.ModuleType("lpips"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     score, reason = load_fidelity()
     assert score is None and BACKBONE in reason
-    assert not list(tmp_path.iterdir())
+    assert not [p for p in tmp_path.rglob("*") if p.suffix == ".pth"]
 
 
 def test_fidelity_is_one_less_lpips_with_the_stored_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,10 @@ def load_fidelity() -> tuple[Fidelity | None, str]:
     """
     try:
         import lpips
-    except ImportError:
-        return None, "the package lpips is not installed (pip install lpips)"
+    except (ImportError, RuntimeError) as error:  # a torchvision made for another torch raises the latter
+        if getattr(error, "name", "") == "lpips":
+            return None, "the package lpips is not installed (pip install lpips)"
+        return None, f"the package lpips cannot be imported ({' '.join(str(error).split())})"
     weights = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE
     if not weights.is_file():
         return None, f"{BACKBONE}, LPIPS's backbone, is not in {weights.parent}"
