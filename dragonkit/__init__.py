@@ -27,12 +27,15 @@ if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
     from dragonkit.edits import Move as Move
     from dragonkit.edits import Paste as Paste
     from dragonkit.edits import Resize as Resize
+    from dragonkit.edits import Several as Several
     from dragonkit.energy import similarity as similarity
     from dragonkit.errors import InputError as InputError
+    from dragonkit.generation import generate as generate
     from dragonkit.guidance import Guidance as Guidance
     from dragonkit.inversion import ddim_invert as ddim_invert
     from dragonkit.models import Model as Model
     from dragonkit.models import load as load
+    from dragonkit.reconstruction import reconstruct as reconstruct
     from dragonkit.schedule import Schedule as Schedule
     from dragonkit.taps import rewire as rewire
     from dragonkit.taps import tap as tap
@@ -49,12 +52,15 @@ _HOME = {
     "Resize": "edits",
     "Result": "editor",
     "Schedule": "schedule",
+    "Several": "edits",
     "Trace": "trace",
     "data_path": "data",
     "ddim_invert": "inversion",
     "edit": "editor",
     "edit_steps": "editor",
+    "generate": "generation",
     "load": "models",
+    "reconstruct": "reconstruction",
     "rewire": "taps",
     "similarity": "energy",
     "tap": "taps",

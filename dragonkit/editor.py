@@ -12,7 +12,7 @@ Data flow::
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,8 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dragonkit.edits.base import Branches, Edit, Regions
+from dragonkit.edits.several import Several
 from dragonkit.energy import Term, Watch, gradient, total
 from dragonkit.errors import InputError
+from dragonkit.generation import Generated, denoise
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, Keep, Path, ddim_invert
 from dragonkit.models import Cond, Model
@@ -41,6 +43,7 @@ class Step:
 
     Args:
         i: index of the step, from 0.
+        visit: from 0; more than one where time travel returns to the step.
         t: its training timestep.
         z: (1, C, h, w), the latent after the step; after the last it is the edited image's.
         x0: (1, C, h, w), the clean latent predicted at this step.
@@ -54,6 +57,7 @@ class Step:
     x0: Tensor
     energies: Mapping[str, Tensor] = field(default_factory=dict)
     grad: Tensor | None = None
+    visit: int = 0
 
 
 @torch.no_grad()
@@ -62,13 +66,13 @@ def edit_steps(model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guida
 
     Args:
         model: the denoiser.
-        path: the inverted image, with ``reference`` set if the edit has one.
+        path: the inverted image, with ``references`` set if the edit has any.
         edit: what to do.
         cond: embedding of the prompt to generate under, usually the path's own.
         guidance: how.
 
     Yields:
-        Every step once, the noisiest first. Abandon the iterator when you like: no hook outlives a step.
+        Every visit of every step, the noisiest first. Abandon the iterator when you like: no hook outlives a step.
 
     Raises:
         InputError: the edit does not fit the image, or a layer is not there.
@@ -77,48 +81,63 @@ def edit_steps(model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guida
     w, schedule, watch = guidance, path.schedule, Watch()
     frame = frame_of(model, path)
     m = edit.regions(frame)
-    both = pair(cond, model.embed("")) if w.cfg != 1 else cond
-    guided = schedule.window(w.guided) if w.energy else range(0)
+    empty = model.embed("") if w.cfg != 1 else {}
+    guided = [i for i in schedule.window(w.guided) if i < round(w.dense * len(schedule)) or i % 2 == 0]
+    guided = guided if w.energy else []
     attended = schedule.window(w.attention) if w.attention_mode != "off" else range(0)
     locked = schedule.window(w.lock_window) if w.lock else range(0)
     outside = ~dilate(m.edited, w.lock_margin) if m.edited is not None else None
-    z_ref = path.reference.z_T if path.reference else None
-    z = edit.start(path.z_T, z_ref, m) if w.start == "copy" else path.z_T
+    churn = torch.where(m.edited, w.sde_inside, w.sde_outside) if m.edited is not None else None
+    stochastic = schedule.window(w.sde) if churn is not None and churn.any() else range(0)
+    generator = torch.Generator().manual_seed(w.seed)
+    z_refs = tuple(ref.z_T for ref in path.references)
+    z = edit.start(path.z_T, z_refs, m) if w.start == "copy" else path.z_T
 
-    for i, t in enumerate(schedule.timesteps):
+    for i, visit in visits(schedule, w):
+        t = schedule.timesteps[i]
         with attention(model, path, edit, m, i, w) if i in attended else nullcontext():
-            eps = denoise(model, z, t, both, w.cfg)
+            eps = denoise(model, z, t, cond, path.empty.get(i, empty), w.cfg)
         terms, grad = energy(model, path, edit, m, frame, z, i, cond, w) if i in guided else ([], None)
         guided_eps = eps if grad is None else eps + w.eta * grad
-        z, x0 = schedule.step(z, eps if w.through == "x0" else guided_eps, i, towards=guided_eps)
+        noise = torch.randn(z.shape, generator=generator).to(z) if i in stochastic else None
+        along = eps if w.through == "x0" else guided_eps
+        z, x0 = schedule.step(z, along, i, towards=guided_eps, churn=churn, noise=noise)
         if i in locked and outside is not None:
             z = torch.where(outside, path.latents[i + 1], z)
         if grad is not None:
             watch.add(i, t, terms, grad)
         if i == len(schedule) - 1:
             watch.check()
-        yield Step(i, t, z, x0, {term.name: term.value.detach() for term in terms}, grad)
+        yield Step(i, t, z, x0, {term.name: term.value.detach() for term in terms}, grad, visit)
+        if travelled(i, schedule, w):
+            # The last visit's way back is not taken, but evaluated, as the published counts have it.
+            back = schedule.carry(z, model.predict(z, schedule.timesteps[i + 1], cond), i + 1, i)
+            z = z if visit == w.repeats - 1 else back
 
 
-def denoise(model: Model, z: Tensor, t: int, cond: Cond, cfg: float) -> Tensor:
-    """ε with classifier-free guidance: ε_∅ + cfg (ε_c - ε_∅), both halves in one pass; plain ε_c if cfg is 1."""
-    if cfg == 1:
-        return model.predict(z, t, cond)
-    eps, eps_empty = model.predict(torch.cat([z, z]), t, cond).chunk(2)
-    return eps_empty + cfg * (eps - eps_empty)
+def travelled(i: int, schedule: Schedule, w: Guidance) -> bool:
+    """Whether time travel returns to step i: the even steps of its window, except the last of the run."""
+    return w.repeats > 1 and i in schedule.window(w.travel) and i % 2 == 0 and i < len(schedule) - 1
+
+
+def visits(schedule: Schedule, w: Guidance) -> Iterator[tuple[int, int]]:
+    """(step, visit) in the order of a run."""
+    for i in range(len(schedule)):
+        for visit in range(w.repeats if travelled(i, schedule, w) else 1):
+            yield i, visit
 
 
 def attention(model: Model, path: Path, edit: Edit, m: Regions, i: int, w: Guidance) -> AbstractContextManager[None]:
     """Decoder self-attention that looks at the guidance branch at step i (Eq. 11)."""
     tokens = path.tokens_at(model, i)
-    others = path.reference.tokens_at(model, i) if path.reference and w.attention_mode == "mix" else {}
+    others = [ref.tokens_at(model, i) for ref in path.references if w.attention_mode == "mix"]
 
     def context(name: str, own: Tensor) -> Tensor:
         if w.attention_mode == "replace":
             return tokens[name]
         if w.attention_mode == "concat":
             return torch.cat([own, tokens[name].expand_as(own)], dim=1)
-        return edit.context(own, tokens[name], others.get(name), m)
+        return edit.context(own, tokens[name], tuple(other[name] for other in others), m)
 
     return rewire(model.unet, context)
 
@@ -134,25 +153,19 @@ def energy(
     live, t = w.reference == "live", path.schedule.timesteps[i]
     z = z.detach().requires_grad_()
     gud = path.features_at(model, i, w.layers, live=live)
-    ref = path.reference.features_at(model, i, w.layers, live=live) if path.reference else {}
+    refs = [(ref.features_at(model, i, w.layers, live=live), frame_of(model, ref).grid) for ref in path.references]
     gen = tap(model.unet, w.layers, z, t, cond)
-    ref_grid = frame_of(model, path.reference).grid if path.reference else frame.grid
 
     def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
         return F.interpolate(x.float(), grid, mode="bilinear")
 
     def branches(layer: int) -> Branches:
-        other = on_grid(ref[layer], ref_grid) if layer in ref else None
-        return Branches(on_grid(gen[layer], frame.grid), on_grid(gud[layer], frame.grid), other, layer)
+        others = tuple(on_grid(found[layer], grid) for found, grid in refs)
+        return Branches(on_grid(gen[layer], frame.grid), on_grid(gud[layer], frame.grid), others, layer)
 
     by_layer = zip(w.layer_weights, w.layers, strict=True)
     terms = total((weight, edit.terms(branches(layer), m, w)) for weight, layer in by_layer if weight)
     return terms, gradient(terms, z, m.target if w.regional else None) if terms else None
-
-
-def pair(cond: Cond, empty: Cond) -> Cond:
-    """Both conditions of classifier-free guidance as one batch, the prompt first."""
-    return {name: torch.cat([cond[name], empty[name]]) for name in cond}
 
 
 def frame_of(model: Model, path: Path) -> Frame:
@@ -165,9 +178,10 @@ def frame_of(model: Model, path: Path) -> Frame:
 def edit(
     model: Model,
     image: Any,
-    edit: Edit,
-    prompt: str = "",
+    edit: Edit | Sequence[Edit] | None = None,
+    prompt: str | None = None,
     *,
+    edits: Sequence[Edit] | None = None,
     guidance: Guidance | None = None,
     invert: Inverter = ddim_invert,
     trace: bool = False,
@@ -178,9 +192,11 @@ def edit(
     Args:
         model: from :func:`dragonkit.load`.
         image: a PIL image of mode RGB, a uint8 array (H, W, 3), or a float tensor (3, H, W) in [0, 1]. At least 64
-            pixels a side; sizes that the model does not take are extended by reflection and cropped back.
-        edit: what to do, for instance ``Move(mask, by=(40, 0))``.
-        prompt: what the image shows.
+            pixels a side; sizes that the model does not take are extended by reflection and cropped back. Or what
+            ``model.generate`` gave, which needs no inversion.
+        edit: what to do, for instance ``Move(mask, by=(40, 0))``, or several edits to do at once.
+        prompt: what the image shows; default '', or what the image was generated from.
+        edits: several edits, given by name instead of ``edit``.
         guidance: how; default the preset that suits the model and the edit.
         invert: how the image is inverted.
         trace: keep latents and gradients of every step, see :class:`dragonkit.trace.Trace`.
@@ -194,9 +210,10 @@ def edit(
         NonFiniteError: an energy or a gradient is not finite.
     """
     began = time.perf_counter()
-    source = as_image(image)
-    w, frame = checked(model, source, edit, prompt, guidance)
-    schedule = Schedule(model, w.steps)
+    generated = image if isinstance(image, Generated) else None
+    source = generated.tensor if generated else as_image(image)
+    task, words, w, frame = checked(model, image if generated else source, edit, edits, prompt, guidance)
+    schedule = generated.path.schedule if generated else Schedule(model, w.steps)
     keep = Keep.wanted(w, schedule)
 
     def inverted(picture: Tensor, words: str, title: str) -> Path:
@@ -209,42 +226,56 @@ def edit(
 
     kept = Trace(decoded, latents=trace)
     with unfused(model.unet), counted(model.unet) as count:
-        path = inverted(source, prompt, "inversion")
-        if edit.second:
-            keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
-            path.reference = inverted(edit.second.image, edit.second.prompt, "reference")
-        for step in bar("edit", len(schedule), progress)(edit_steps(model, path, edit, path.cond, w)):
+        path = generated.path if generated else inverted(source, words, "inversion")
+        cond = path.cond if generated is None or words == generated.prompt else model.embed(words)
+        keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
+        others = tuple(inverted(ref.image, ref.prompt, "reference") for ref in task.references)
+        path = replace(path, references=others)
+        run = edit_steps(model, path, task, cond, w)
+        for step in bar("edit", len(list(visits(schedule, w))), progress)(run):
             kept.add(step)
-    result, places = decoded(step.z), edit.places()
+    result, places = decoded(step.z), task.places(frame)
     if w.preserve and places:
         through = decoded(path.latents[len(schedule)])
         result = preserve(result, through, source.cpu(), *places, cell=model.factor)
     return Result(result, step.z, kept, count.evaluations, time.perf_counter() - began)
 
 
-def checked(model: Any, image: Tensor, edit: Any, prompt: Any, w: Any) -> tuple[Guidance, Frame]:
-    """Everything that can be known to be wrong before a network runs.
+def checked(model: Any, image: Any, edit: Any, edits: Any, prompt: Any, w: Any) -> tuple[Edit, str, Guidance, Frame]:
+    """Everything that can be known to be wrong before a network runs: the edit, its prompt, guidance and frame.
 
     Raises:
         InputError: the first thing found wrong.
     """
     if not isinstance(model, Model):
         raise InputError(f"model is a {type(model).__name__}: load one with dragonkit.load('mini')")
-    if not isinstance(edit, Edit):
-        raise InputError(f"edit is a {type(edit).__name__}: give an edit such as Move(mask, by=(40, 0))")
+    if (edit is None) == (edits is None):
+        raise InputError(f"{'no edit is' if edit is None else 'edit and edits are both'} given: give one of the two")
+    given = edit if edits is None else edits
+    task = Several(given) if isinstance(given, (list, tuple)) else given
+    if not isinstance(task, Edit):
+        raise InputError(f"edit is a {type(task).__name__}: give an edit such as Move(mask, by=(40, 0))")
+    generated = image if isinstance(image, Generated) else None
+    prompt = (generated.prompt if generated else "") if prompt is None else prompt
     if not isinstance(prompt, str):
         raise InputError(f"prompt is {prompt!r}: give a text, '' if there is nothing to say")
-    w = Guidance.preset(model.default_guidance, edit.kind) if w is None else w
+    if w is None:
+        w = Guidance.preset(model.default_guidance, task.kind)
+        w = w.replace(steps=len(generated.path.schedule), cfg=generated.cfg) if generated else w
     if not isinstance(w, Guidance):
         raise InputError(f"guidance is a {type(w).__name__}: give a Guidance, for instance Guidance.preset('iclr')")
-    frame = Frame(image.shape[1], image.shape[2], model.factor, model.multiple)
-    edit.regions(frame)
+    if generated and len(generated.path.schedule) != w.steps:
+        took = len(generated.path.schedule)
+        raise InputError(f"the image was generated in {took} steps and guidance has {w.steps}: make them equal")
+    height, width = (generated.tensor if generated else image).shape[1:]
+    frame = Frame(height, width, model.factor, model.multiple)
+    task.regions(frame)
     Schedule(model, w.steps)
     with features(model.unet, w.layers):  # are the layers there, and is there attention to rewire?
         if w.attention_mode != "off":
             attentions(model.unet)
     model.check_weights()
-    return w, frame
+    return task, prompt, w, frame
 
 
 def bar(title: str, count: int, shown: bool) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from dragonkit.errors import InputError
 
 KINDS = ("move", "resize", "rotate", "appearance", "drag", "paste")
-"""Kinds of edit that presets distinguish; resize and rotate are guided as move is."""
+"""Kinds of edit that presets distinguish; resize is guided as move is, and rotate, by points, as drag is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class Guidance:
         layers: decoder layers whose features are compared, of 1 to 4; layer k is ``up_blocks[k - 1]``.
         layer_weights: one a layer.
         guided: window (start, end) in which the gradient is added.
+        dense: fraction of the run until which every step of that window is guided; after it the even ones are.
         attention: window in which decoder self-attention looks at the guidance branch (Eq. 11).
         attention_mode: "replace" own tokens by the guidance branch's, "concat" both, "mix" as the edit's ``context``
             says (guidance tokens outside a mask and the reference's within), or "off".
@@ -47,6 +48,12 @@ class Guidance:
         lock: return the latent to the inversion path outside the edited region at each step (blended diffusion).
         lock_margin: latent cells by which the edited region is widened for that.
         lock_window: window in which it is done; an early one settles the background and leaves shadows free after it.
+        travel: window whose even steps are visited ``repeats`` times: after each visit the latent goes back up by one
+            DDIM inversion step (time travel).
+        repeats: visits of those steps, at least 1.
+        sde: window of stochastic steps (regional SDE): DDIM's η is ``sde_inside`` in the edited region and
+            ``sde_outside`` elsewhere, both in [0, 1].
+        seed: of that noise.
         preserve: give the result the source's own pixels where the edit changed nothing, see
             :func:`dragonkit.preserve.preserve`; for edits that know where the object was and shall be.
 
@@ -67,6 +74,7 @@ class Guidance:
     layers: tuple[int, ...] = (2, 3)
     layer_weights: tuple[float, ...] = (0.5, 0.5)
     guided: tuple[float, float] = (0.0, 0.6)
+    dense: float = 1.0
     attention: tuple[float, float] = (0.1, 1.0)
     attention_mode: Literal["replace", "concat", "mix", "off"] = "replace"
     start: Literal["copy", "keep"] = "copy"
@@ -76,6 +84,12 @@ class Guidance:
     lock: bool = False
     lock_margin: int = 1
     lock_window: tuple[float, float] = (0.0, 1.0)
+    travel: tuple[float, float] = (0.0, 0.0)
+    repeats: int = 1
+    sde: tuple[float, float] = (0.0, 0.0)
+    sde_inside: float = 0.0
+    sde_outside: float = 0.0
+    seed: int = 0
     preserve: bool = False
 
     def __post_init__(self) -> None:
@@ -86,11 +100,15 @@ class Guidance:
         _require(self.lock_margin >= 0, f"lock_margin is {self.lock_margin}: give 0 or more")
         for name in ("cfg", "energy", "factor", "w_edit", "w_content", "w_contrast", "w_inpaint", "beta"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
-        for name in ("guided", "attention", "lock_window"):
+        for name in ("guided", "attention", "lock_window", "travel", "sde"):
             start, end = getattr(self, name)
             _require(
                 0 <= start <= end <= 1, f"{name} is {start, end}: give fractions of the run, 0 <= start <= end <= 1"
             )
+        for name in ("dense", "sde_inside", "sde_outside"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: give a number from 0 to 1")
+        _require(self.repeats >= 1, f"repeats is {self.repeats}: give 1 or more")
+        _require(0 <= self.seed < 2**63, f"seed is {self.seed}: give a whole number from 0 to 2**63 - 1")
         distinct = len(set(self.layers)) == len(self.layers) > 0
         _require(distinct and min(self.layers, default=0) >= 1, f"layers is {self.layers}: name layers once, from 1")
         same = len(self.layers) == len(self.layer_weights)
@@ -124,7 +142,8 @@ class Guidance:
         """A published setting for a kind of edit.
 
         Args:
-            name: "paper" (arXiv v1), "iclr" (the official code's default) or "mini" (tuned for the bundled model).
+            name: "paper" (arXiv v1), "iclr" (the official code's default), "diffeditor" (its follow-up: time travel
+                and regional SDE) or "mini" (tuned for the bundled model).
             kind: one of ``KINDS``.
 
         Raises:
@@ -132,8 +151,8 @@ class Guidance:
         """
         _require(name in PRESETS, f"preset {name!r} is not known: choose from {', '.join(PRESETS)}")
         _require(kind in KINDS, f"kind {kind!r} is not known: choose from {', '.join(KINDS)}")
-        kind = "move" if kind in ("resize", "rotate") else kind
-        return cls(**WEIGHTS[kind] | PRESETS[name]["all"] | PRESETS[name].get(kind, {}))
+        base, changes = {"resize": "move", "rotate": "drag"}.get(kind, kind), PRESETS[name]
+        return cls(**WEIGHTS[base] | changes["all"] | changes.get(base, {}) | changes.get(kind, {}))
 
 
 def _require(condition: bool, message: str) -> None:
@@ -174,6 +193,7 @@ _ICLR: dict[str, Any] = dict(
     layers=(2, 3),
     layer_weights=(0.5, 0.5),
     guided=(0.0, 0.6),
+    dense=1.0,
     attention=(0.1, 1.0),
     attention_mode="replace",
     start="copy",
@@ -183,15 +203,24 @@ _ICLR: dict[str, Any] = dict(
     lock=False,
     lock_margin=1,
     lock_window=(0.0, 1.0),
+    travel=(0.0, 0.0),
+    repeats=1,
+    sde=(0.0, 0.0),
+    sde_inside=0.0,
+    sde_outside=0.0,
+    seed=0,
     preserve=False,
 )
 _PAPER = _ICLR | dict(guided=(0.0, 1.0), attention=(0.0, 1.0), start="keep", regional=False, through="eps")
 _MIXED = dict(attention=(0.0, 0.72), attention_mode="mix")  # steps 0 to 35 of 50
 
+_DIFFEDITOR = _ICLR | dict(dense=0.2, travel=(0.44, 0.58), repeats=3, sde=(0.22, 0.4), sde_inside=0.4)
+
 # For each preset what holds for all kinds, then what a kind changes.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {"all": _PAPER, "drag": dict(w_contrast=0)},
     "iclr": {"all": _ICLR, "drag": dict(attention_mode="concat"), "appearance": _MIXED, "paste": _MIXED},
+    "diffeditor": {"all": _DIFFEDITOR, "drag": dict(attention_mode="concat"), "appearance": _MIXED, "paste": _MIXED},
     "mini": {
         "all": _ICLR | dict(cfg=1.0, preserve=True),
         "move": dict(energy=4.0, regional=False, lock=True, lock_margin=2, lock_window=(0.0, 0.3)),

@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from dragonkit.errors import InputError
 from dragonkit.schedule import alphas_cumprod
+
+if TYPE_CHECKING:
+    from dragonkit.generation import Generated
 
 Cond = dict[str, Tensor]
 """Keyword arguments that condition the U-Net: ``encoder_hidden_states`` (B, tokens, width)."""
@@ -167,6 +170,12 @@ class Model:
         """Latent to image: (B, C, h, w) to float32 (B, 3, h · factor, w · factor), clamped to [0, 1]."""
         z = (z / self.vae.config.scaling_factor).to(next(self.vae.parameters()).dtype)
         return (self.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def generate(self, prompt: str, seed: int = 0, **options: Any) -> Generated:
+        """Generate an image, with its exact noise and path; see :func:`dragonkit.generation.generate`."""
+        from dragonkit.generation import generate
+
+        return generate(self, prompt, seed, **options)
 
     def check_weights(self) -> None:
         """Raise an InputError that names the first tensor with a NaN or an infinity in it."""

@@ -93,21 +93,38 @@ class Schedule:
         a = self.alphas[there]
         return a**0.5 * self.x0(z, eps, here) + (1 - a) ** 0.5 * eps
 
-    def step(self, z: Tensor, eps: Tensor, i: int, towards: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def step(
+        self,
+        z: Tensor,
+        eps: Tensor,
+        i: int,
+        towards: Tensor | None = None,
+        churn: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """One generation step, from level i to level i + 1.
+
+        z_{i+1} = √ᾱ_{i+1} x0 + √(1 - ᾱ_{i+1} - σ²) ε + σ noise, with σ = 0 unless ``churn`` is given: DDIM's Eq. 16,
+        σ² = churn² (1 - ᾱ_{i+1}) / (1 - ᾱ_i) (1 - ᾱ_i / ᾱ_{i+1}).
 
         Args:
             z: (B, C, h, w), at level i.
             eps: (B, C, h, w), the noise in z that gives the direction.
             i: index of the step, 0 is the first (noisiest).
             towards: the noise by which x0 is predicted, if another: this is how guidance enters through x0 alone.
+            churn: DDIM's η by cell (h, w) or 0-d, in [0, 1]: 0 deterministic, 1 ancestral; it may differ by region.
+            noise: (B, C, h, w) standard normal, needed with ``churn``.
 
         Returns:
             The latent at level i + 1, and the predicted clean latent.
         """
         a = self.alphas[i + 1]
         x0 = self.x0(z, eps if towards is None else towards, i)
-        return a**0.5 * x0 + (1 - a) ** 0.5 * eps, x0
+        if churn is None or noise is None:
+            return a**0.5 * x0 + (1 - a) ** 0.5 * eps, x0
+        here = self.alphas[i]
+        variance = churn**2 * ((1 - a) / (1 - here) * (1 - here / a)).clamp(min=0)
+        return a**0.5 * x0 + (1 - a - variance).clamp(min=0) ** 0.5 * eps + variance**0.5 * noise, x0
 
     def window(self, fractions: tuple[float, float]) -> range:
         """Indices of the steps in a window given as fractions of the run: (0, 0.6) of 50 is steps 0 to 29."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dragonkit import editor
+from dragonkit import editor, generation
 from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Resize
 from dragonkit.energy import Term
 from dragonkit.errors import InputError, NonFiniteError
@@ -39,6 +39,53 @@ def path(model):
 @pytest.fixture(scope="module")
 def short(model):
     return run(model, trace=True)
+
+
+@pytest.mark.parametrize(("reference", "nfe"), [("live", 176), ("cached", 148)])
+def test_the_follow_up_travels_in_time_and_takes_as_many_evaluations_as_published(model, reference, nfe):
+    w = Guidance.preset("diffeditor").replace(reference=reference)
+    assert run(model, guidance=w).nfe == nfe
+    order = list(editor.visits(Schedule(model, 50), w))
+    assert [i for i, visit in order if visit == 2] == [22, 24, 26, 28] and len(order) == 58
+    assert order == sorted(order)
+
+
+def test_the_official_guidance_thins_out_and_stochastic_steps_touch_the_edited_region_only(model):
+    schedule, w = Schedule(model, 50), Guidance.preset("diffeditor").replace(energy=0.01)
+    z, cond = model.encode(IMAGE[None]), model.embed("a ball")
+    path = ddim_invert(model, z, cond, schedule)
+    steps = list(editor.edit_steps(model, path, MOVE, cond, w))
+    assert sorted({s.i for s in steps if s.grad is not None}) == [*range(10), *range(10, 30, 2)]
+    calm = list(editor.edit_steps(model, path, MOVE, cond, w.replace(sde_inside=0.0)))
+    first = next(k for k, (a, b) in enumerate(zip(steps, calm, strict=True)) if not torch.equal(a.z, b.z))
+    assert steps[first].i == 11
+    changed = (steps[first].z != calm[first].z).any(1)[0]
+    edited = MOVE.regions(editor.frame_of(model, path)).edited
+    assert torch.equal(changed, edited)
+    other = list(editor.edit_steps(model, path, MOVE, cond, w.replace(seed=1)))
+    assert torch.equal(other[first - 1].z, steps[first - 1].z) and not torch.equal(other[first].z, steps[first].z)
+
+
+def test_time_travel_goes_back_up_by_one_inversion_step(model, path):
+    w = SHORT.replace(travel=(0.0, 0.5), repeats=2, energy=0.0, attention_mode="off")
+    steps = list(editor.edit_steps(model, path, MOVE, path.cond, w))
+    assert [(s.i, s.visit) for s in steps] == [(0, 0), (0, 1), (1, 0), (2, 0), (3, 0), (4, 0)]
+    schedule = path.schedule
+    eps = model.predict(steps[0].z, schedule.timesteps[1], path.cond)
+    back = schedule.carry(steps[0].z, eps, 1, 0)
+    pair = generation.denoise(model, back, schedule.timesteps[0], path.cond, model.embed(""), w.cfg)
+    assert torch.equal(steps[1].z, schedule.step(back, pair, 0)[0])
+
+
+def test_an_inversions_own_empty_prompt_is_used_where_there_is_one(model, path):
+    from dataclasses import replace
+
+    own = replace(path, empty={i: model.embed("something else") for i in range(5)})
+    w = SHORT.replace(energy=0.0)
+    a, b = (list(editor.edit_steps(model, p, MOVE, path.cond, w))[-1].z for p in (path, own))
+    assert not torch.equal(a, b)
+    same = replace(path, empty={i: model.embed("") for i in range(5)})
+    assert torch.equal(list(editor.edit_steps(model, same, MOVE, path.cond, w))[-1].z, a)
 
 
 @pytest.mark.parametrize(("reference", "nfe"), [("live", 160), ("cached", 130)])
@@ -198,7 +245,7 @@ def test_any_size_comes_back_as_it_was(model, size):
     assert result.tensor.shape == (3, *size) and result.image.size == size[::-1]
 
 
-@pytest.mark.parametrize("preset", ["paper", "iclr", "mini"])
+@pytest.mark.parametrize("preset", ["paper", "iclr", "diffeditor", "mini"])
 @pytest.mark.parametrize(
     "edit",
     [
@@ -213,7 +260,7 @@ def test_any_size_comes_back_as_it_was(model, size):
 def test_every_edit_runs_under_every_preset(model, preset, edit):
     guidance = Guidance.preset(preset, edit.kind).replace(steps=2)
     result = run(model, edit, guidance=guidance)
-    evaluations = 2 * (2 if edit.second else 1) + 2 + len(Schedule(model, 2).window(guidance.guided))
+    evaluations = 2 * (1 + len(edit.references)) + 2 + len(Schedule(model, 2).window(guidance.guided))
     assert result.nfe == evaluations and hooks(model) == 0
     assert torch.isfinite(result.tensor).all() and set(result.trace.energies) >= {"edit", "content"}
 
@@ -246,7 +293,7 @@ def test_an_image_may_be_pil_array_or_tensor(model):
         ({"edit": MASK}, "edit is a Tensor"),
         ({"edit": Move(box(64, 65, 0, 0, 9, 9))}, "mask is 65x64 but the image is 64x64"),
         ({"edit": Move(MASK, by=(0, -99))}, "leaves the image"),
-        ({"prompt": None}, "prompt is None"),
+        ({"prompt": 3}, "prompt is 3"),
         ({"prompt": 7}, "prompt is 7"),
         ({"guidance": "iclr"}, "guidance is a str"),
         ({"guidance": Guidance().replace(steps=1000)}, "steps is 1000"),

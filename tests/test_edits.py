@@ -23,10 +23,10 @@ def cells(index, frame=FRAME):
     return mask.reshape(frame.grid)
 
 
-def branches(seed=0, ref=None):
+def branches(seed=0, refs=()):
     g = torch.Generator().manual_seed(seed)
     gen, gud = torch.randn(2, 1, 5, *FRAME.grid, generator=g)
-    return Branches(gen, gud, ref, 2)
+    return Branches(gen, gud, refs, 2)
 
 
 def test_move_by_whole_cells_has_the_masks_of_the_paper():
@@ -163,7 +163,7 @@ def test_appearance_compares_means_over_the_two_objects():
     edit = Appearance(OBJECT, REF, REF_MASK, "a ball")
     m = edit.regions(FRAME)
     ref = torch.randn(1, 5, 32, 16)
-    f = branches(ref=ref)
+    f = branches(refs=(ref,))
     terms = {t.name: t for t in edit.terms(f, m, Guidance.preset("iclr", "appearance"))}
     mine, theirs = f.gen[0][:, box(16, 32, 4, 4, 10, 12)].mean(1), ref[0][:, box(32, 16, 16, 2, 24, 10)].mean(1)
     s = (torch.cosine_similarity(mine, theirs, dim=0) + 1) / 2
@@ -175,7 +175,7 @@ def test_mixed_attention_sees_background_outside_and_reference_inside():
     edit = Appearance(OBJECT, REF, REF_MASK)
     m = edit.regions(FRAME)
     gud, ref = torch.randn(1, 8 * 16, 6), torch.randn(1, 16 * 8, 6)
-    seen = edit.context(torch.randn(2, 8 * 16, 6), gud, ref, m)
+    seen = edit.context(torch.randn(2, 8 * 16, 6), gud, (ref,), m)
     background, inner = ~box(8, 16, 2, 2, 5, 6).flatten(), box(16, 8, 8, 1, 12, 5).flatten()
     assert torch.equal(seen, torch.cat([gud[:, background], ref[:, inner]], 1))
 
@@ -187,7 +187,7 @@ def test_paste_takes_the_reference_object_to_its_place():
     ref = torch.randn(1, 5, 32, 16)
     assert torch.equal(pick(ref, m.gud), ref[0][:, box(32, 16, 16, 2, 24, 10)])
     z, other = torch.randn(1, 4, 8, 16), torch.randn(1, 4, 16, 8)
-    started = edit.start(z, other, m)
+    started = edit.start(z, (other,), m)
     assert torch.equal(started[0][:, m.landing], other[0][:, box(16, 8, 8, 1, 12, 5)])
     assert torch.equal(started[0][:, ~m.landing], z[0][:, ~m.landing])
     half = Paste(REF, REF_MASK, at=(79.5, 31.5), scale=0.5).regions(FRAME)
@@ -201,8 +201,8 @@ def test_a_new_edit_needs_only_terms():
 
     edit, z = Keep(), torch.randn(1, 4, 8, 16)
     m = edit.regions(FRAME)
-    assert isinstance(m, Regions) and edit.second is None and edit.start(z, None, m) is z
-    assert torch.equal(edit.context(z, z, None, m), z)
+    assert isinstance(m, Regions) and edit.references == () and edit.start(z, (), m) is z
+    assert torch.equal(edit.context(z, z, (), m), z)
     with pytest.raises(TypeError):
         Edit()
 

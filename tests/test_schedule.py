@@ -79,3 +79,19 @@ def test_steps_out_of_range_are_refused(steps):
 def test_schedules_of_another_kind_are_refused(config):
     with pytest.raises(InputError):
         schedule(10, **config)
+
+
+@pytest.mark.parametrize("eta", [0.2, 1.0])
+def test_stochastic_steps_are_diffusers_and_noise_stays_in_its_region(eta):
+    ours, theirs = schedule(10), DDIMScheduler(**{k: v for k, v in SCHEDULER.items() if k[0] != "_"})
+    theirs.set_timesteps(10)
+    z, eps, noise = torch.randn(3, 1, 4, 5, 3, generator=torch.Generator().manual_seed(0))
+    region = torch.zeros(5, 3, dtype=torch.bool)
+    region[1:3] = True
+    for i, t in enumerate(ours.timesteps):
+        expected = theirs.step(eps, t, z, eta=eta, variance_noise=noise).prev_sample
+        everywhere, x0 = ours.step(z, eps, i, churn=torch.tensor(eta), noise=noise)
+        torch.testing.assert_close(everywhere, expected, atol=2e-6, rtol=1e-5)
+        split, _ = ours.step(z, eps, i, churn=torch.where(region, eta, 0.0), noise=noise)
+        assert torch.equal(split[..., region], everywhere[..., region])
+        torch.testing.assert_close(split[..., ~region], ours.step(z, eps, i)[0][..., ~region], atol=1e-6, rtol=1e-6)

@@ -5,6 +5,20 @@ from dragonkit.edits.base import Branches, Edit, Reference, Regions
 from dragonkit.edits.drag import Drag
 from dragonkit.edits.move import Move
 from dragonkit.edits.paste import Paste
+from dragonkit.edits.reconstruct import Reconstruct
 from dragonkit.edits.resize import Resize
+from dragonkit.edits.several import Several
 
-__all__ = ["Appearance", "Branches", "Drag", "Edit", "Move", "Paste", "Reference", "Regions", "Resize"]
+__all__ = [
+    "Appearance",
+    "Branches",
+    "Drag",
+    "Edit",
+    "Move",
+    "Paste",
+    "Reconstruct",
+    "Reference",
+    "Regions",
+    "Resize",
+    "Several",
+]

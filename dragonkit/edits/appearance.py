@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dragonkit.edits.base import Branches, Edit, Reference, Regions, reference
-from dragonkit.energy import Term, attract, mean_similarity, similarity
+from torch import Tensor
+
+from dragonkit.edits.base import Branches, Edit, Reference, Regions, content, reference
+from dragonkit.energy import Term, attract, mean_similarity
 from dragonkit.guidance import Guidance
 from dragonkit.regions import Frame, as_mask, flat
 
@@ -34,17 +36,22 @@ class Appearance(Edit):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask", as_mask(self.mask))
-        object.__setattr__(self, "_second", reference(self.reference, self.reference_mask, self.reference_prompt))
+        object.__setattr__(self, "_reference", reference(self.reference, self.reference_mask, self.reference_prompt))
 
     @property
-    def second(self) -> Reference:
+    def references(self) -> tuple[Reference]:
         """The reference image."""
-        return self._second  # type: ignore[attr-defined]
+        return (self._reference,)  # type: ignore[attr-defined]
+
+    def places(self, frame: Frame) -> tuple[Tensor, Tensor]:
+        """The mask, twice: the object stays."""
+        return self.mask, self.mask
 
     def regions(self, frame: Frame) -> Regions:
         """m_gen on the image, m_app on the reference; what is outside m_gen stays."""
-        mask, there = frame.check(self.mask), frame.like(*self.second.image.shape[1:])
-        theirs = self.second.mask.to(frame.device)
+        (ref,) = self.references
+        mask, there = frame.check(self.mask), frame.like(*ref.image.shape[1:])
+        theirs = ref.mask.to(frame.device)
         m_gen, m_latent = frame.cells(mask, frame.grid), frame.cells(mask, frame.latent)
         return Regions(
             gen=flat(m_gen),
@@ -53,15 +60,12 @@ class Appearance(Edit):
             target=m_latent,
             edited=m_latent,
             tokens=frame.tokens(~mask),
-            ref_tokens=there.tokens(theirs),
+            ref_tokens=(there.tokens(theirs),),
         )
 
     def terms(self, f: Branches, m: Regions, w: Guidance) -> Iterator[Term]:
         """S_app between the regions' mean features (Eq. 10), and S_share over the rest."""
-        assert f.ref is not None
         if w.w_edit:
-            s = mean_similarity(f.gen, f.ref, m.gen, m.gud)
+            s = mean_similarity(f.gen, f.refs[0], m.gen, m.gud)
             yield Term("edit", attract(s, w.w_edit, w.alpha, w.beta), "edit")
-        if w.w_content and m.share is not None:
-            s = similarity(f.gen, f.gud, m.share, m.share)
-            yield Term("content", attract(s, w.w_content, w.alpha, w.beta))
+        yield from content(f, m, w)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dragonkit.energy import Term
+from dragonkit.energy import Term, attract, similarity
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.regions import Frame, as_image, as_mask
@@ -23,13 +23,13 @@ class Branches:
     Args:
         gen: F_gen, the generation branch's; the gradient flows through these.
         gud: F_gud, the guidance branch's: the image being edited.
-        ref: F_app, the reference branch's, on the grid of the reference image; None if the edit has none.
+        refs: F_app, the reference branches', each on the grid of its image, in the order of ``Edit.references``.
         layer: number of the layer, from 1.
     """
 
     gen: Tensor
     gud: Tensor
-    ref: Tensor | None
+    refs: tuple[Tensor, ...]
     layer: int
 
 
@@ -48,7 +48,7 @@ class Regions:
         source: positions (N, 2) on the latent where that noise comes from, in the order of ``landing``'s rows.
         edited: bool (h, w) on the latent: everything that may change; the background lock keeps the rest.
         tokens: for "mix" attention: number of tokens of a layer -> indices int64 of the guidance tokens to look at.
-        ref_tokens: the same for the reference branch's tokens.
+        ref_tokens: the same for the tokens of each reference branch.
     """
 
     gen: Tensor | None = None
@@ -61,7 +61,7 @@ class Regions:
     source: Tensor | None = None
     edited: Tensor | None = None
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
-    ref_tokens: Mapping[int, Tensor] = field(default_factory=dict)
+    ref_tokens: tuple[Mapping[int, Tensor], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +94,13 @@ def reference(image: Any, mask: Any, prompt: str) -> Reference:
     return Reference(image, mask, prompt)
 
 
+def content(f: Branches, m: Regions, w: Guidance) -> Iterator[Term]:
+    """S_share over what stays (Eq. 5), if it has a weight and something stays."""
+    if w.w_content and m.share is not None:
+        s = similarity(f.gen, f.gud, m.share, m.share)
+        yield Term("content", attract(s, w.w_content, w.alpha, w.beta))
+
+
 class Edit(ABC):
     """Base of all edits.
 
@@ -104,9 +111,9 @@ class Edit(ABC):
     kind: ClassVar[str] = "move"
 
     @property
-    def second(self) -> Reference | None:
-        """The second image, if the edit draws on one."""
-        return None
+    def references(self) -> tuple[Reference, ...]:
+        """The other images that the edit draws on; the default has none."""
+        return ()
 
     def regions(self, frame: Frame) -> Regions:
         """The edit's regions on an image's grids; the default has none. Called before any model runs.
@@ -116,7 +123,7 @@ class Edit(ABC):
         """
         return Regions()
 
-    def places(self) -> tuple[Tensor, Tensor] | None:
+    def places(self, frame: Frame) -> tuple[Tensor, Tensor] | None:
         """Where the object was and where it shall be, bool (H, W) both, if the edit knows; the default does not.
 
         With this, ``Guidance.preserve`` can tell what the edit may have changed.
@@ -136,25 +143,29 @@ class Edit(ABC):
             Terms; those of one name are summed over layers, weighted by ``w.layer_weights``.
         """
 
-    def start(self, z_T: Tensor, ref_z_T: Tensor | None, m: Regions) -> Tensor:
-        """The latent to start from if ``Guidance.start`` is "copy"; the default keeps z_T (1, C, h, w)."""
+    def start(self, z_T: Tensor, refs: tuple[Tensor, ...], m: Regions) -> Tensor:
+        """The latent to start from if ``Guidance.start`` is "copy"; the default keeps z_T (1, C, h, w).
+
+        ``refs`` are the z_T of the reference branches.
+        """
         return z_T
 
-    def context(self, own: Tensor, gud: Tensor, ref: Tensor | None, m: Regions) -> Tensor:
+    def context(self, own: Tensor, gud: Tensor, refs: tuple[Tensor, ...], m: Regions) -> Tensor:
         """Tokens that a self-attention module attends to if ``Guidance.attention_mode`` is "mix".
 
         Args:
             own: the generation branch's tokens (B, N, C).
             gud: the guidance branch's (1, N, C).
-            ref: the reference branch's (1, M, C), if there is one.
+            refs: the reference branches' (1, M, C).
             m: what :meth:`regions` gave.
 
         Returns:
-            (1 or B, any number, C); the default is ``gud``, of which ``m.tokens`` selects, and of ``ref`` what
+            (1 or B, any number, C); the default is ``gud``, of which ``m.tokens`` selects, and of each of ``refs`` what
             ``m.ref_tokens`` selects.
         """
-        if gud.shape[1] in m.tokens:
-            gud = gud.index_select(1, m.tokens[gud.shape[1]])
-        if ref is not None and ref.shape[1] in m.ref_tokens:
-            gud = torch.cat([gud, ref.index_select(1, m.ref_tokens[ref.shape[1]])], dim=1)
-        return gud
+        chosen = [gud.index_select(1, m.tokens[gud.shape[1]]) if gud.shape[1] in m.tokens else gud]
+        for ref, tokens in zip(refs, m.ref_tokens, strict=True):
+            if ref.shape[1] in tokens:
+                chosen.append(ref.index_select(1, tokens[ref.shape[1]]))
+        joined = torch.cat(chosen, dim=1)
+        return joined if joined.shape[1] else gud  # nothing left to look at: a mask over the whole image

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragonkit.edits.base import Branches, Edit, Regions
+from dragonkit.edits.base import Branches, Edit, Regions, content
 from dragonkit.edits.move import numbers, transplanted
 from dragonkit.energy import Term, attract, repel, similarity
 from dragonkit.errors import InputError
@@ -51,7 +51,7 @@ class Drag(Edit):
             for x, y in ((x0, y0), (x1, y1)):
                 if not (-0.5 <= x <= frame.width - 0.5 and -0.5 <= y <= frame.height - 0.5):
                     raise InputError(f"point ({x:g}, {y:g}) is off the {frame.width}x{frame.height} image: move it in")
-        mask = self._ways(frame) if self.mask is None else frame.check(self.mask)
+        mask = self.editable(frame)
         pairs = torch.tensor(self.points, dtype=torch.float64, device=frame.device)
         start, end = frame.to_cells(pairs[:, :2], frame.grid), frame.to_cells(pairs[:, 2:], frame.grid)
         gud, gen = discs(start), discs(end)
@@ -75,16 +75,23 @@ class Drag(Edit):
         if w.w_edit:
             s = similarity(f.gen, f.gud, m.gen, m.gud)
             yield Term("edit", attract(s, w.w_edit, w.alpha, w.beta), "edit")
-        if w.w_content and m.share is not None:
-            s = similarity(f.gen, f.gud, m.share, m.share)
-            yield Term("content", attract(s, w.w_content, w.alpha, w.beta))
+        yield from content(f, m, w)
         if w.w_contrast and m.inpaint is not None:
             s = similarity(f.gen, f.gud, m.inpaint, m.inpaint)
             yield Term("contrast", repel(s, w.w_contrast), "edit")
 
-    def start(self, z_T: Tensor, ref_z_T: Tensor | None, m: Regions) -> Tensor:
+    def places(self, frame: Frame) -> tuple[Tensor, Tensor]:
+        """What may change, twice: where the content ends up is for the method to say."""
+        mask = self.editable(frame).cpu()
+        return mask, mask
+
+    def start(self, z_T: Tensor, refs: tuple[Tensor, ...], m: Regions) -> Tensor:
         """z_T with a patch of 3 x 3 cells copied from each start to its target."""
         return transplanted(z_T, z_T, m)
+
+    def editable(self, frame: Frame) -> Tensor:
+        """The mask, or if there is none, the pixels near the straight ways; bool (H, W)."""
+        return self._ways(frame) if self.mask is None else frame.check(self.mask)
 
     def _ways(self, frame: Frame) -> Tensor:
         """The pixels near the straight ways from start to target, bool (H, W)."""

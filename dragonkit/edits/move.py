@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragonkit.edits.base import Branches, Edit, Regions
+from dragonkit.edits.base import Branches, Edit, Regions, content
 from dragonkit.energy import Term, attract, mean_similarity, repel, similarity
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
@@ -54,7 +54,7 @@ class Move(Edit):
         """The mask moved, bool (H, W): what leaves the image is cut off."""
         return carried(self.mask.to(device), tuple(self.mask.shape), self.placement)
 
-    def places(self) -> tuple[Tensor, Tensor]:
+    def places(self, frame: Frame) -> tuple[Tensor, Tensor]:
         """The mask, and the mask moved."""
         return self.mask, self.target()
 
@@ -88,9 +88,7 @@ class Move(Edit):
         if w.w_edit:
             s = similarity(f.gen, f.gud, m.gen, m.gud)
             yield Term("edit", attract(s, w.w_edit, w.alpha, w.beta), "edit")
-        if w.w_content and m.share is not None:
-            s = similarity(f.gen, f.gud, m.share, m.share)
-            yield Term("content", attract(s, w.w_content, w.alpha, w.beta))
+        yield from content(f, m, w)
         if w.w_contrast and m.inpaint is not None:
             s = similarity(f.gen, f.gud, m.inpaint, m.inpaint)
             yield Term("contrast", repel(s, w.w_contrast))
@@ -98,7 +96,7 @@ class Move(Edit):
             s = mean_similarity(f.gen, f.gud, m.inpaint, m.outside)
             yield Term("inpaint", attract(s, w.w_inpaint, w.alpha, w.beta))
 
-    def start(self, z_T: Tensor, ref_z_T: Tensor | None, m: Regions) -> Tensor:
+    def start(self, z_T: Tensor, refs: tuple[Tensor, ...], m: Regions) -> Tensor:
         """z_T with the object's noise copied to its target."""
         return transplanted(z_T, z_T, m)
 

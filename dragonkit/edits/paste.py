@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dragonkit.edits.base import Branches, Edit, Reference, Regions, reference
+from dragonkit.edits.base import Branches, Edit, Reference, Regions, content, reference
 from dragonkit.edits.move import carried, centre, numbers, sourced, transplanted
 from dragonkit.energy import Term, attract, similarity
 from dragonkit.errors import InputError
@@ -39,16 +39,27 @@ class Paste(Edit):
     kind = "paste"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_second", reference(self.reference, self.reference_mask, self.reference_prompt))
+        object.__setattr__(self, "_reference", reference(self.reference, self.reference_mask, self.reference_prompt))
         object.__setattr__(self, "at", numbers("at", self.at, 2))
         object.__setattr__(self, "scale", numbers("scale", [self.scale], 1)[0])
         if self.scale <= 0:
             raise InputError(f"scale is {self.scale}: give a number above 0")
 
     @property
-    def second(self) -> Reference:
+    def references(self) -> tuple[Reference]:
         """The image that the object comes from."""
-        return self._second  # type: ignore[attr-defined]
+        return (self._reference,)  # type: ignore[attr-defined]
+
+    @property
+    def placement(self) -> Placement:
+        """The map from the object's place in the reference to its place in the image, in pixels."""
+        x, y = centre(self.references[0].mask)
+        return Placement((x, y), (self.at[0] - x, self.at[1] - y), self.scale)
+
+    def places(self, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Where the object goes, twice: it was nowhere."""
+        target = carried(self.references[0].mask, (frame.height, frame.width), self.placement)
+        return target, target
 
     def regions(self, frame: Frame) -> Regions:
         """m_gen where the object goes, and where in the reference each of its cells comes from.
@@ -56,9 +67,8 @@ class Paste(Edit):
         Raises:
             InputError: nothing of the object would be on the image.
         """
-        there, theirs = frame.like(*self.second.image.shape[1:]), self.second.mask.to(frame.device)
-        x, y = centre(theirs)
-        placement = Placement((x, y), (self.at[0] - x, self.at[1] - y), self.scale)
+        (ref,), placement = self.references, self.placement
+        there, theirs = frame.like(*ref.image.shape[1:]), ref.mask.to(frame.device)
         target = carried(theirs, (frame.height, frame.width), placement)
         if not target.any():
             raise InputError(f"pasted at ({self.at[0]:g}, {self.at[1]:g}) the object is off the image: move it in")
@@ -73,20 +83,16 @@ class Paste(Edit):
             source=source,
             edited=m_latent,
             tokens=frame.tokens(~target),
-            ref_tokens=there.tokens(theirs),
+            ref_tokens=(there.tokens(theirs),),
         )
 
     def terms(self, f: Branches, m: Regions, w: Guidance) -> Iterator[Term]:
         """S_edit between the target and the reference's object, S_share over the rest (Eq. 5)."""
-        assert f.ref is not None
         if w.w_edit:
-            s = similarity(f.gen, f.ref, m.gen, m.gud)
+            s = similarity(f.gen, f.refs[0], m.gen, m.gud)
             yield Term("edit", attract(s, w.w_edit, w.alpha, w.beta), "edit")
-        if w.w_content and m.share is not None:
-            s = similarity(f.gen, f.gud, m.share, m.share)
-            yield Term("content", attract(s, w.w_content, w.alpha, w.beta))
+        yield from content(f, m, w)
 
-    def start(self, z_T: Tensor, ref_z_T: Tensor | None, m: Regions) -> Tensor:
+    def start(self, z_T: Tensor, refs: tuple[Tensor, ...], m: Regions) -> Tensor:
         """z_T with the reference object's noise copied to its target."""
-        assert ref_z_T is not None
-        return transplanted(z_T, ref_z_T, m)
+        return transplanted(z_T, refs[0], m)
