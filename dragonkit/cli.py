@@ -120,6 +120,18 @@ def _parser() -> argparse.ArgumentParser:
     points.add_argument("--figure", type=Path, default=None, metavar="FILE.png", help="heat maps")
     points.set_defaults(run=_bench_correspondence)
 
+    inversion = measures.add_parser("inversion", help="inversion and back: PSNR, drift, noise, cost")
+    inversion.add_argument("--methods", nargs="+", default=None, metavar="METHOD", help="some only (default: all)")
+    inversion.add_argument("--n", type=int, default=16, metavar="N", help="scenes (default: 16)")
+    inversion.add_argument("--seed", type=int, default=0, metavar="S", help="first scene's seed (default: 0)")
+    inversion.add_argument("--split", default="test", help="train or test; tune on train only (default: test)")
+    inversion.add_argument("--model", default="mini", help="name or folder of the model (default: mini)")
+    inversion.add_argument("--steps", type=int, default=50, help="DDIM steps (default: 50)")
+    inversion.add_argument("--cfg", type=float, default=4.0, help="guidance scale where guided (default: 4)")
+    inversion.add_argument("--json", type=Path, required=True, metavar="FILE")
+    inversion.add_argument("--figure", type=Path, default=None, metavar="FILE.png")
+    inversion.set_defaults(run=_bench_inversion)
+
     lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
     lab.set_defaults(run=_lab)
     return parser
@@ -233,6 +245,31 @@ def _bench_correspondence(args: argparse.Namespace) -> None:
         with whole_file(args.figure) as path:
             heat_maps(scores).savefig(path)
     print(table(scores))
+    print(f"wrote {args.json}" + (f" and {args.figure}" if args.figure else ""))
+
+
+def _bench_inversion(args: argparse.Namespace) -> None:
+    from dragonkit.evaluate.inversion import METHODS, bench_inversion, check_bench_inversion, table
+    from dragonkit.files import check_file, whole_file
+    from dragonkit.models import load
+
+    methods = args.methods or list(METHODS)
+    check_file(args.json, ".json")
+    if args.figure:
+        check_file(args.figure, ".png")
+    check_bench_inversion(methods, args.n, args.seed, args.split, args.steps, args.cfg)
+
+    model = load(args.model)
+    options = {"split": args.split, "steps": args.steps, "cfg": args.cfg}
+    report = bench_inversion(model, methods, args.n, args.seed, **options)
+    with whole_file(args.json) as path:
+        path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if args.figure:
+        from dragonkit.evaluate.inversion_figure import inversion_figure
+
+        with whole_file(args.figure) as path:
+            inversion_figure(report).savefig(path)
+    print(table(report))
     print(f"wrote {args.json}" + (f" and {args.figure}" if args.figure else ""))
 
 

@@ -1,8 +1,4 @@
-"""Inversion: from an image's latent to the noise that generates it, keeping what the guidance branch will need.
-
-Inversion evaluates the denoiser at every level on the way up, and the guidance branch would evaluate it at the same
-places on the way down. So the decoder's tokens and features are kept here, and the guidance branch costs nothing.
-"""
+"""What an inversion leaves behind: :class:`Path`, and the one evaluation that fills it."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.models import Cond, Model
 from dragonkit.schedule import Schedule
@@ -48,6 +43,26 @@ class Keep:
         )
 
 
+NOTHING = Keep()
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The denoiser evaluated once, with what was kept of it.
+
+    Args:
+        z: (B, C, h, w), where.
+        eps: (B, C, h, w), ε_θ(z, t).
+        tokens: what Eq. 11 needs, if it was to be kept.
+        features: layer -> features, if they were to be kept.
+    """
+
+    z: Tensor
+    eps: Tensor
+    tokens: Tokens | None = None
+    features: dict[int, Tensor] | None = None
+
+
 @dataclass(eq=False)
 class Path:
     """An inverted image: the guidance branch.
@@ -60,7 +75,8 @@ class Path:
         tokens: by step: what Eq. 11 needs.
         features: by step: layer -> features, in the model's dtype at their own size.
         size: the image's (height, width) in pixels, before padding; None if it is the latent's.
-        reference: the second image's path, for edits that have one.
+        references: the paths of the other images that the edit draws on, in the order of ``Edit.references``.
+        empty: by step: embedding of the empty prompt to use there, where an inversion found one of its own.
     """
 
     schedule: Schedule
@@ -70,12 +86,29 @@ class Path:
     tokens: dict[int, Tokens] = field(default_factory=dict)
     features: dict[int, dict[int, Tensor]] = field(default_factory=dict)
     size: tuple[int, int] | None = None
-    reference: Path | None = None
+    references: tuple[Path, ...] = ()
+    empty: dict[int, Cond] = field(default_factory=dict)
 
     @property
     def z_T(self) -> Tensor:
         """The noisiest latent, where generation starts."""
         return self.latents[0]
+
+    def evaluate(self, model: Model, z: Tensor, i: int, keep: Keep) -> Evaluation:
+        """Evaluate the denoiser at z under the path's prompt, as the guidance branch would at step i."""
+        with ExitStack() as stack:
+            tokens = stack.enter_context(record(model.unet)) if i in keep.tokens else None
+            found = stack.enter_context(features(model.unet, keep.layers)) if i in keep.features else None
+            eps = model.predict(z, self.schedule.timesteps[i], self.cond)
+        return Evaluation(z, eps, tokens, found)
+
+    def visit(self, i: int, at: Evaluation) -> None:
+        """Make an evaluation the one of step i."""
+        self.latents[i] = self.inputs[i] = at.z
+        if at.tokens is not None:
+            self.tokens[i] = at.tokens
+        if at.features is not None:
+            self.features[i] = at.features
 
     @torch.no_grad()
     def features_at(self, model: Model, i: int, layers: tuple[int, ...], *, live: bool = False) -> dict[int, Tensor]:
@@ -96,67 +129,10 @@ class Path:
 
 
 class Inverter(Protocol):
-    """Anything that inverts a latent: :func:`ddim_invert`, or your own."""
+    """Anything that inverts a latent: :func:`dragonkit.ddim_invert`, or your own."""
 
     def __call__(
         self, model: Model, z0: Tensor, cond: Cond, schedule: Schedule, *, keep: Keep, progress: Progress
     ) -> Path:
-        """See :func:`ddim_invert`."""
+        """See :func:`dragonkit.inversion.ddim_invert`."""
         ...
-
-
-@torch.no_grad()
-def ddim_invert(
-    model: Model,
-    z0: Tensor,
-    cond: Cond,
-    schedule: Schedule,
-    *,
-    keep: Keep = Keep(),
-    progress: Progress = iter,
-    order: int = 2,
-) -> Path:
-    """DDIM inversion: run the deterministic sampler backwards.
-
-    z_{t+} = √ᾱ_{t+} · x0(z_t, ε) + √(1 - ᾱ_{t+}) · ε, for t = 1, 21, … of 50 steps. Generation will step from z_{t+}
-    with ε = ε_θ(z_{t+}, t+), which is not known yet. At ``order`` 1 it is taken to be ε_θ(z_t, t), as in the DDIM
-    paper; at order 2 it is extrapolated from the last two evaluations, 2 ε_θ(z_t, t) - ε_θ(z_{t-}, t-), which costs
-    nothing and leaves an error an order smaller. Either way there are ``steps`` evaluations: the first, at the clean
-    latent, carries it through level t = 1 (all but clean too) to the next; the last, at z_T, moves nothing: it is the
-    guidance branch's.
-
-    Args:
-        model: the denoiser.
-        z0: (1, C, h, w), the image's latent.
-        cond: its prompt's embedding. No classifier-free guidance: it would drift.
-        schedule: the levels.
-        keep: which features and tokens to keep.
-        progress: wraps the loop over steps, for a progress bar.
-        order: 1 or 2, see above.
-
-    Returns:
-        The path from image to noise.
-
-    Raises:
-        InputError: ``order`` is neither.
-    """
-    if order not in (1, 2):
-        raise InputError(f"order is {order!r}: give 1 (the plain formula) or 2 (extrapolated)")
-    last, before = len(schedule) - 1, None
-    path = Path(schedule, cond, latents={last + 1: z0})
-    z = z0
-    for i in progress(range(last, -1, -1)):
-        with ExitStack() as stack:
-            if i in keep.tokens:
-                path.tokens[i] = stack.enter_context(record(model.unet))
-            if i in keep.features:
-                path.features[i] = stack.enter_context(features(model.unet, keep.layers))
-            eps = model.predict(z, schedule.timesteps[i], cond)
-        path.inputs[i] = z
-        if i == last:
-            z = path.latents[last] = schedule.carry(z, eps, last + 1, last)
-        if i > 0:
-            ahead = eps if before is None or order == 1 else 2 * eps - before
-            z = path.latents[i - 1] = schedule.carry(z, ahead, i, i - 1)
-        before = eps
-    return path
