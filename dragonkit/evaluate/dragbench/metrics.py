@@ -50,9 +50,10 @@ def local_distances(features: Featurise, sample: DragSample, result: Tensor, sid
     """Mean distance as later work publishes it: each point's, as a share of the image's size.
 
     Both images are brought to a square of the feature model's own size, and features back to the image's size, both to
-    nearest neighbours. A handle is looked for only inside discs round handle and target, of radius |target - handle| /
-    √2 and at least 5 pixels. The distance is √((Δx / W)² + (Δy / H)²). The published number is the mean over each
-    sample's points, then over samples.
+    nearest neighbours: the first pixel of a feature cell stands for all of it, so even a perfect edit is off by about
+    half a cell. A handle is looked for only inside discs round handle and target, of radius |target - handle| / √2 and
+    at least 5 pixels. The distance is √((Δx / W)² + (Δy / H)²). The published number is the mean over each sample's
+    points, then over samples.
 
     Source: Lu et al., "RegionDrag", ECCV 2024, region_utils/evaluator.py; "Inpaint4Drag", ICCV 2025, evaluates the same
     way with an empty prompt. Both use Stable Diffusion 2.1, a square of 768 pixels.
