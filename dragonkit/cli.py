@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dragonkit import __version__
 from dragonkit.errors import InputError, NonFiniteError
@@ -81,8 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     edits.add_argument("--seed", type=int, default=0, metavar="S", help="first scene's seed (default: 0)")
     edits.add_argument("--split", default="test", help="train or test; tune on train only (default: test)")
     edits.add_argument("--model", default="mini", help="name or folder of the model (default: mini)")
-    edits.add_argument("--preset", default=None, help="guidance preset (default: the model's own)")
-    edits.add_argument("--steps", type=int, default=None, help="DDIM steps (default: the preset's)")
+    _add_guidance(edits)
+    edits.add_argument("--ablate", nargs="*", default=None, metavar="PART", help="parts to switch off in turn")
+    edits.add_argument("--ablate-n", type=int, default=None, metavar="N", help="scenes for that (default: all)")
+    edits.add_argument("--jobs", type=int, default=1, metavar="J", help="scenes to work on at once (default: 1)")
+    edits.add_argument("--parts", type=Path, default=None, metavar="DIR", help="keeps finished scenes; goes on there")
+    edits.add_argument("--sheet", type=Path, default=None, metavar="FILE.png", help="pictures: FILE-KIND.png and all")
     edits.add_argument("--json", type=Path, required=True, metavar="FILE")
     edits.set_defaults(run=_bench_edits)
 
@@ -131,6 +135,19 @@ def _parser() -> argparse.ArgumentParser:
     inversion.add_argument("--json", type=Path, required=True, metavar="FILE")
     inversion.add_argument("--figure", type=Path, default=None, metavar="FILE.png")
     inversion.set_defaults(run=_bench_inversion)
+
+    speed = measures.add_parser("speed", help="seconds of an edit, beside the official implementation's loop")
+    speed.add_argument("--kind", default="move", help="kind of edit (default: move)")
+    speed.add_argument("--n", type=int, default=2, metavar="N", help="scenes (default: 2)")
+    speed.add_argument("--repeats", type=int, default=3, metavar="R", help="times each scene is edited (default: 3)")
+    speed.add_argument("--seed", type=int, default=0, metavar="S", help="first scene's seed (default: 0)")
+    speed.add_argument("--split", default="test", help="train or test (default: test)")
+    speed.add_argument("--model", default="mini", help="name or folder of the model (default: mini)")
+    speed.add_argument("--preset", default=None, help="guidance of both loops (default: the model's own)")
+    speed.add_argument("--steps", type=int, default=50, help="their DDIM steps (default: 50)")
+    speed.add_argument("--presets", nargs="*", default=None, help="timed beside them (default: mini, fast)")
+    speed.add_argument("--json", type=Path, required=True, metavar="FILE")
+    speed.set_defaults(run=_bench_speed)
 
     lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
     lab.set_defaults(run=_lab)
@@ -183,20 +200,75 @@ def _case(args: argparse.Namespace) -> None:
     print(f"{save_case(case, args.out)}: {case.prompt}")
 
 
-def _bench_edits(args: argparse.Namespace) -> None:
-    from dragonkit.evaluate.bench import bench_edits, check_bench, table
+def _bench_speed(args: argparse.Namespace) -> None:
+    from dragonkit.evaluate.speed import bench_speed, check_speed, table
     from dragonkit.files import check_file, whole_file
     from dragonkit.models import load
 
     check_file(args.json, ".json")
-    check_bench(args.kinds, args.n, args.preset, args.steps)
+    which = {name: getattr(args, name) for name in ("kind", "n", "repeats", "split", "preset", "steps", "presets")}
+    check_speed(**which)
 
-    model = load(args.model)
-    scores = bench_edits(model, args.kinds, args.n, args.seed, split=args.split, preset=args.preset, steps=args.steps)
+    scores = bench_speed(load(args.model), seed=args.seed, **which)
     with whole_file(args.json) as path:
         path.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(table(scores))
     print(f"wrote {args.json}")
+
+
+def _add_guidance(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--preset", default=None, help="guidance preset (default: the model's own)")
+    command.add_argument("--steps", type=int, default=None, help="DDIM steps (default: the preset's)")
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the guidance, e.g. energy=2"
+    )
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the guidance named by --set and --steps; values as JSON, or as text if they are none."""
+    changes: dict[str, Any] = {} if args.steps is None else {"steps": args.steps}
+    for word in args.set:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(f"--set {word!r} has no value: write it as name=value")
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[name] = value
+    return changes
+
+
+def _bench_edits(args: argparse.Namespace) -> None:
+    from dragonkit.evaluate.ablations import PAPER
+    from dragonkit.evaluate.bench import Plan, report, run, table
+    from dragonkit.evaluate.sheet import save_sheets
+    from dragonkit.files import check_file, check_folder, whole_file
+    from dragonkit.models import load
+
+    check_file(args.json, ".json")
+    if args.sheet:
+        check_file(args.sheet, ".png")
+    if args.parts:
+        check_folder(args.parts)
+    plan = Plan(
+        kinds=args.kinds,
+        n=args.n,
+        seed=args.seed,
+        split=args.split,
+        preset=args.preset,
+        changes=_changes(args),
+        ablate=() if args.ablate is None else args.ablate or PAPER,
+        ablate_n=args.ablate_n,
+    )
+
+    model = load(args.model)
+    done = run(model, plan, processes=args.jobs, parts=args.parts)
+    scores = report(model, plan, done)
+    with whole_file(args.json) as path:
+        path.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(table(scores))
+    written = [args.json, *(save_sheets(done, args.sheet) if args.sheet else [])]
+    print("wrote " + ", ".join(map(str, written)))
 
 
 def _bench_dragbench(args: argparse.Namespace) -> None:

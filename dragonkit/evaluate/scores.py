@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dragonkit.errors import InputError
+from dragonkit.evaluate.matching import Shifts
 
 UNCHANGED = 0.02  # source and answer "agree" at a pixel where no channel differs by more than this
 PERFECT = 100.0  # dB given to a region without any error, so that averages and JSON stay finite
@@ -49,7 +50,7 @@ class Regions:
         Raises:
             InputError: the four are not of one size.
         """
-        _same_size(before, after, mask, target)
+        same_size(before, after, mask, target)
         vacated = mask & ~target
         outside = ~(mask | target)
         agree = (before - after).abs().amax(dim=0) <= UNCHANGED
@@ -71,7 +72,7 @@ def psnr(image: Tensor, answer: Tensor, region: Tensor | None = None) -> float:
     Returns:
         Decibels, at most ``PERFECT``; nan for an empty region.
     """
-    _same_size(image, answer)
+    same_size(image, answer)
     error = (image.double() - answer.double()).square().mean(dim=0)
     mse = (error if region is None else error[region]).mean().item()  # nan when nothing is selected
     return math.nan if math.isnan(mse) else min(PERFECT, -10 * math.log10(max(mse, 1e-300)))
@@ -91,6 +92,26 @@ def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return fmean(known) if known else math.nan
+
+
+def ciede2000(image: Tensor, answer: Tensor, region: Tensor) -> float:
+    """Mean colour difference over a region, CIEDE2000 [Sharma et al., 2005].
+
+    Args:
+        image: (3, H, W) in [0, 1], sRGB.
+        answer: (3, H, W) in [0, 1], sRGB.
+        region: (H, W) bool.
+
+    Returns:
+        About 1 where the eye just sees a difference, 100 between black and white; nan for an empty region.
+    """
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    same_size(image, answer, region)
+    if not region.any():
+        return math.nan
+    a, b = (rgb2lab(x[:, region].T.double().numpy()) for x in (image, answer))
+    return float(deltaE_ciede2000(a, b).mean())
 
 
 def placement_error(result: Tensor, answer: Tensor, target: Tensor, reach: int = REACH) -> float:
@@ -121,50 +142,33 @@ def placement_shift(result: Tensor, answer: Tensor, target: Tensor, reach: int =
     Raises:
         InputError: sizes differ, or the mask is empty.
     """
-    _same_size(result, answer, target)
+    same_size(result, answer, target)
     if not target.any():
         raise InputError("the truth's mask is empty, so there is no object to look for: give a mask of the object")
-    energy = _mismatch(result.double(), answer.double(), target.double(), reach)
-    row, column = divmod(int(energy.argmin()), energy.shape[1])
-    dx = column - reach + _vertex(energy[row], column)
-    dy = row - reach + _vertex(energy[:, column], row)
+    shifts = Shifts.within(reach)
+    dx, dy, _ = shifts.least(_mismatch(result.double(), answer.double(), target.double(), shifts))
     return dx, dy
 
 
-def _mismatch(result: Tensor, answer: Tensor, mask: Tensor, reach: int) -> Tensor:
-    """E(d) of `placement_shift`, (2 reach + 1, 2 reach + 1) with dy down and dx across; inf where it does not count."""
-    height, width = mask.shape
-    size = (height + reach, width + reach)  # room enough that no shift within reach wraps round
-    shifts = torch.arange(-reach, reach + 1)
-
-    def transform(x: Tensor) -> Tensor:
-        return torch.fft.rfft2(x, s=size)
-
-    def shifted_sum(weight: Tensor, image: Tensor) -> Tensor:  # sum_p weight(p) image(p + d), image 0 outside
-        full = torch.fft.irfft2(transform(weight).conj() * transform(image), s=size)
-        return full[..., shifts % size[0], :][..., shifts % size[1]]
-
-    inside = torch.ones_like(mask)
-    area = shifted_sum(mask, inside)
+def _mismatch(result: Tensor, answer: Tensor, mask: Tensor, shifts: Shifts) -> Tensor:
+    """E(d) of `placement_shift`, (len(dy), len(dx)); inf where it does not count."""
+    m, inside = shifts.transform(mask), shifts.transform(torch.ones_like(mask))
+    area = shifts.sums(m, inside)
     squares = (
-        shifted_sum(mask, result.square().sum(0))
-        - 2 * shifted_sum(mask * answer, result).sum(0)
-        + shifted_sum(mask * answer.square().sum(0), inside)
+        shifts.sums(m, shifts.transform(result.square().sum(0)))
+        - 2 * shifts.sums(shifts.transform(mask * answer), shifts.transform(result)).sum(0)
+        + shifts.sums(shifts.transform(mask * answer.square().sum(0)), inside)
     )
     counts = area >= 0.5 * mask.sum()
     return torch.where(counts, squares / area.clamp(min=1), torch.inf)
 
 
-def _vertex(line: Tensor, i: int) -> float:
-    """Offset in [-0.5, 0.5] of the vertex of the parabola through line[i-1], line[i], line[i+1]."""
-    if not 0 < i < len(line) - 1:
-        return 0.0
-    left, centre, right = line[i - 1 : i + 2].tolist()
-    bend = left - 2 * centre + right
-    return 0.5 * (left - right) / bend if math.isfinite(bend) and bend > 1e-12 else 0.0
+def same_size(*tensors: Tensor) -> None:
+    """Refuse images and masks of different sizes.
 
-
-def _same_size(*tensors: Tensor) -> None:
+    Raises:
+        InputError: their last two dimensions differ.
+    """
     sizes = [tuple(t.shape[-2:]) for t in tensors]
     if len(set(sizes)) > 1:
         listed = ", ".join(f"{w}x{h}" for h, w in sizes)
