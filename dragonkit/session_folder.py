@@ -11,9 +11,10 @@ from torch import Tensor
 
 from dragonkit.errors import InputError
 from dragonkit.files import check_folder, read_image, write_image
+from dragonkit.history import History, Node
 from dragonkit.models import Model, load
 from dragonkit.regions import as_image
-from dragonkit.session import History, Node, Session
+from dragonkit.session import Session
 from dragonkit.shelf import document, read_index
 from dragonkit.spec.edits import AnyEdit, edit_spec, flat
 from dragonkit.spec.fields import GuidanceSpec
