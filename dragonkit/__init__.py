@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
+    from dragonkit import correspondence as correspondence
     from dragonkit import world as world
     from dragonkit.data import data_path as data_path
     from dragonkit.editor import Result as Result
@@ -33,12 +34,16 @@ if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
     from dragonkit.generation import generate as generate
     from dragonkit.guidance import Guidance as Guidance
     from dragonkit.inversion import ddim_invert as ddim_invert
+    from dragonkit.inversion import fixed_point_invert as fixed_point_invert
+    from dragonkit.inversion import null_text_invert as null_text_invert
     from dragonkit.models import Model as Model
     from dragonkit.models import load as load
     from dragonkit.reconstruction import reconstruct as reconstruct
     from dragonkit.schedule import Schedule as Schedule
+    from dragonkit.session import Session as Session
     from dragonkit.taps import rewire as rewire
     from dragonkit.taps import tap as tap
+    from dragonkit.trace import Record as Record
     from dragonkit.trace import Trace as Trace
 
 _HOME = {
@@ -49,30 +54,36 @@ _HOME = {
     "Model": "models",
     "Move": "edits",
     "Paste": "edits",
+    "Record": "trace",
     "Resize": "edits",
     "Result": "editor",
     "Schedule": "schedule",
+    "Session": "session",
     "Several": "edits",
     "Trace": "trace",
     "data_path": "data",
     "ddim_invert": "inversion",
     "edit": "editor",
     "edit_steps": "editor",
+    "fixed_point_invert": "inversion",
     "generate": "generation",
     "load": "models",
+    "null_text_invert": "inversion",
     "reconstruct": "reconstruction",
     "rewire": "taps",
     "similarity": "energy",
     "tap": "taps",
 }
 
-__all__ = ["__version__", "world", *_HOME]
+_PACKAGES = ("correspondence", "world")
+
+__all__ = ["__version__", *_PACKAGES, *_HOME]
 
 
 def __getattr__(name: str) -> Any:
     """Import the module that a public name lives in, and keep the name here for the next time."""
-    if name == "world":
-        return importlib.import_module("dragonkit.world")
+    if name in _PACKAGES:
+        return importlib.import_module(f"dragonkit.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'dragonkit' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"dragonkit.{_HOME[name]}"), name)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dragonkit.attention import attention, mixing
 from dragonkit.edits.base import Branches, Edit, Regions
 from dragonkit.edits.several import Several
 from dragonkit.energy import Term, Watch, gradient, total
@@ -32,9 +33,9 @@ from dragonkit.models import Cond, Model
 from dragonkit.preserve import preserve
 from dragonkit.regions import Frame, as_image, dilate, pad
 from dragonkit.schedule import Schedule
-from dragonkit.taps import attentions, counted, features, rewire, tap, unfused
+from dragonkit.taps import attentions, counted, features, tap, unfused
+from dragonkit.trace import NOTHING, Look, Observer, Record, Trace
 from dragonkit.trace import Result as Result
-from dragonkit.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,8 @@ class Step:
         x0: (1, C, h, w), the clean latent predicted at this step.
         energies: each term's value by name, 0-d; empty where not guided.
         grad: ∂L/∂z_t (1, C, h, w), regional if so guided; None where not guided.
+        features: by decoder layer, (1, C, h, w), if recorded.
+        attention: by layer name where the target's cells look, if recorded and rewired.
     """
 
     i: int
@@ -58,10 +61,14 @@ class Step:
     energies: Mapping[str, Tensor] = field(default_factory=dict)
     grad: Tensor | None = None
     visit: int = 0
+    features: Mapping[int, Tensor] = field(default_factory=dict)
+    attention: Mapping[str, Look] = field(default_factory=dict)
 
 
 @torch.no_grad()
-def edit_steps(model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guidance) -> Iterator[Step]:
+def edit_steps(
+    model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guidance, *, record: Record = NOTHING
+) -> Iterator[Step]:
     """Generate the edited image, step by step: the method in one screen.
 
     Args:
@@ -70,6 +77,7 @@ def edit_steps(model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guida
         edit: what to do.
         cond: embedding of the prompt to generate under, usually the path's own.
         guidance: how.
+        record: which features and attention maps to yield beside the rest.
 
     Yields:
         Every visit of every step, the noisiest first. Abandon the iterator when you like: no hook outlives a step.
@@ -81,6 +89,8 @@ def edit_steps(model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guida
     w, schedule, watch = guidance, path.schedule, Watch()
     frame = frame_of(model, path)
     m = edit.regions(frame)
+    mix = mixing(edit, m, w)
+    observed = Observer(record, model.unet, path, m, mix)
     empty = model.embed("") if w.cfg != 1 else {}
     guided = [i for i in schedule.window(w.guided) if i < round(w.dense * len(schedule)) or i % 2 == 0]
     guided = guided if w.energy else []
@@ -95,7 +105,7 @@ def edit_steps(model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guida
 
     for i, visit in visits(schedule, w):
         t = schedule.timesteps[i]
-        with attention(model, path, edit, m, i, w) if i in attended else nullcontext():
+        with attention(model, path, mix, i, w) if i in attended else nullcontext(), observed() as seen:
             eps = denoise(model, z, t, cond, path.empty.get(i, empty), w.cfg)
         terms, grad = energy(model, path, edit, m, frame, z, i, cond, w) if i in guided else ([], None)
         guided_eps = eps if grad is None else eps + w.eta * grad
@@ -108,7 +118,8 @@ def edit_steps(model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guida
             watch.add(i, t, terms, grad)
         if i == len(schedule) - 1:
             watch.check()
-        yield Step(i, t, z, x0, {term.name: term.value.detach() for term in terms}, grad, visit)
+        energies = {term.name: term.value.detach() for term in terms}
+        yield Step(i, t, z, x0, energies, grad, visit, seen.features, seen.attention)
         if travelled(i, schedule, w):
             # The last visit's way back is not taken, but evaluated, as the published counts have it.
             back = schedule.carry(z, model.predict(z, schedule.timesteps[i + 1], cond), i + 1, i)
@@ -125,21 +136,6 @@ def visits(schedule: Schedule, w: Guidance) -> Iterator[tuple[int, int]]:
     for i in range(len(schedule)):
         for visit in range(w.repeats if travelled(i, schedule, w) else 1):
             yield i, visit
-
-
-def attention(model: Model, path: Path, edit: Edit, m: Regions, i: int, w: Guidance) -> AbstractContextManager[None]:
-    """Decoder self-attention that looks at the guidance branch at step i (Eq. 11)."""
-    tokens = path.tokens_at(model, i)
-    others = [ref.tokens_at(model, i) for ref in path.references if w.attention_mode == "mix"]
-
-    def context(name: str, own: Tensor) -> Tensor:
-        if w.attention_mode == "replace":
-            return tokens[name]
-        if w.attention_mode == "concat":
-            return torch.cat([own, tokens[name].expand_as(own)], dim=1)
-        return edit.context(own, tokens[name], tuple(other[name] for other in others), m)
-
-    return rewire(model.unet, context)
 
 
 @torch.enable_grad()
@@ -184,7 +180,7 @@ def edit(
     edits: Sequence[Edit] | None = None,
     guidance: Guidance | None = None,
     invert: Inverter = ddim_invert,
-    trace: bool = False,
+    trace: bool | Record = False,
     progress: bool = True,
 ) -> Result:
     """Edit an image.
@@ -199,7 +195,7 @@ def edit(
         edits: several edits, given by name instead of ``edit``.
         guidance: how; default the preset that suits the model and the edit.
         invert: how the image is inverted.
-        trace: keep latents and gradients of every step, see :class:`dragonkit.trace.Trace`.
+        trace: keep latents and gradients of every step, or what a :class:`dragonkit.trace.Record` says.
         progress: show progress bars.
 
     Returns:
@@ -213,6 +209,7 @@ def edit(
     generated = image if isinstance(image, Generated) else None
     source = generated.tensor if generated else as_image(image)
     task, words, w, frame = checked(model, image if generated else source, edit, edits, prompt, guidance)
+    record = Record.of(trace, model.unet)
     schedule = generated.path.schedule if generated else Schedule(model, w.steps)
     keep = Keep.wanted(w, schedule)
 
@@ -224,14 +221,14 @@ def edit(
     def decoded(z: Tensor) -> Tensor:
         return model.decode(z)[0, :, : frame.height, : frame.width].cpu()
 
-    kept = Trace(decoded, latents=trace)
+    kept = Trace(decoded, record)
     with unfused(model.unet), counted(model.unet) as count:
         path = generated.path if generated else inverted(source, words, "inversion")
         cond = path.cond if generated is None or words == generated.prompt else model.embed(words)
         keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
         others = tuple(inverted(ref.image, ref.prompt, "reference") for ref in task.references)
         path = replace(path, references=others)
-        run = edit_steps(model, path, task, cond, w)
+        run = edit_steps(model, path, task, cond, w, record=record)
         for step in bar("edit", len(list(visits(schedule, w))), progress)(run):
             kept.add(step)
     result, places = decoded(step.z), task.places(frame)

@@ -268,7 +268,8 @@ def test_every_edit_runs_under_every_preset(model, preset, edit):
 def test_the_default_guidance_suits_model_and_edit(model, monkeypatch):
     seen = []
     steps = editor.edit_steps
-    monkeypatch.setattr(editor, "edit_steps", lambda *a: seen.append(a[-1]) or steps(*a[:-1], SHORT.replace(steps=5)))
+    short = SHORT.replace(steps=5)
+    monkeypatch.setattr(editor, "edit_steps", lambda *a, **k: seen.append(a[-1]) or steps(*a[:-1], short, **k))
     monkeypatch.setattr(editor, "Schedule", lambda m, n: Schedule(m, 5))
     run(model, Drag([(20, 20, 40, 30)]), guidance=None)
     assert seen == [Guidance.preset("iclr", "drag")]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dragonkit.editor import edit
-from dragonkit.edits import Move
+from dragonkit.edits import Drag, Move, Paste, Several
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.result import Result
@@ -269,6 +269,43 @@ def test_a_traced_run_is_the_untraced_run(runs):
     assert (plain.nfe, str(plain.trace.energies)) == (full.nfe, str(full.trace.energies))
     assert plain.trace.x0 == [] and len(full.trace.x0) == len(full.trace.grads) == 4
     assert full.trace.frames()[-1].size == (128, 128)
+
+
+@pytest.mark.parametrize("preset", ["paper", "iclr", "diffeditor"])
+@pytest.mark.parametrize("kind", ["move", "drag", "paste", "both"])
+def test_a_fully_recorded_run_is_the_untraced_run(preset, kind):
+    other, mask = picture(64, 128, seed=7), box(128, 128, 32, 16, 80, 56)
+    edits = {
+        "move": Move(mask, by=(40, 8)),
+        "drag": Drag([(30, 40, 60, 40)], mask),
+        "paste": Paste(other, box(64, 128, 10, 10, 50, 50), (60, 90)),
+    }
+    task = edits.get(kind) or Several([edits["move"], edits["paste"]])
+    guidance = Guidance.preset(preset, task.kind).replace(steps=6)
+    record = Record(attention=True, features=(2, 4), half=True)
+    runs = [
+        edit(tiny_model(), picture(128, 128), task, guidance=guidance, trace=trace, progress=False)
+        for trace in (False, record)
+    ]
+    plain, full = runs
+    assert torch.equal(plain.tensor, full.tensor) and torch.equal(plain.latent, full.latent) and plain.nfe == full.nfe
+    trace = full.trace
+    assert hooks(tiny_model()) == 0 and len(trace) == len(plain.trace) == len(trace.x0)
+    assert all(set(f) == {2, 4} and f[4].dtype == torch.float16 and len(f[4]) == 1 for f in trace.features)
+    rewired = [bool(seen) for seen in trace.attention]
+    start, end = (round(6 * part) for part in guidance.attention)
+    assert rewired == [start <= i < end for i in trace.steps]
+    for look in (look for seen in trace.attention for look in seen.values()):
+        assert look.weights.sum() == pytest.approx(1, abs=1e-4)
+        assert len(look.references) == len(task.references)
+        if guidance.attention_mode == "mix":
+            assert look.own.sum() == 0 and look.references[0].sum() > 0
+
+
+def test_a_layer_that_is_not_there_is_refused_before_the_denoiser_runs(monkeypatch):
+    monkeypatch.setattr(type(tiny_model()), "predict", lambda *args: pytest.fail("the denoiser ran"))
+    with pytest.raises(InputError, match=r"layers \[9\] cannot be tapped"):
+        edit(tiny_model(), picture(), Move(box(128, 128, 32, 16, 80, 56), by=(8, 0)), trace=Record(features=(9,)))
 
 
 # Films, figures and folders.

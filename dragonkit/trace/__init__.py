@@ -8,10 +8,12 @@ Trace ──> frames, gif, mp4, plot, to_json, save ──> a folder that Trace.
 from dragonkit.film import to_pil as to_pil
 from dragonkit.result import Result as Result
 from dragonkit.trace.observe import Look as Look
+from dragonkit.trace.observe import Mixing as Mixing
 from dragonkit.trace.observe import Observer as Observer
 from dragonkit.trace.observe import Seen as Seen
+from dragonkit.trace.record import NOTHING as NOTHING
 from dragonkit.trace.record import Record as Record
 from dragonkit.trace.trace import StepLike as StepLike
 from dragonkit.trace.trace import Trace as Trace
 
-__all__ = ["Look", "Observer", "Record", "Result", "Seen", "StepLike", "Trace", "to_pil"]
+__all__ = ["NOTHING", "Look", "Mixing", "Observer", "Record", "Result", "Seen", "StepLike", "Trace", "to_pil"]

@@ -62,3 +62,7 @@ class Record:
             with tapped(unet, record.features):
                 pass
         return record
+
+
+NOTHING = Record(latents=False, gradients=False)
+"""Timesteps and energies only."""

@@ -56,14 +56,8 @@ class Trace:
         features: by decoder layer (1, C, h, w); empty where not kept.
     """
 
-    def __init__(
-        self,
-        decode: Callable[[Tensor], Tensor] | None = None,
-        record: Record | bool = False,
-        *,
-        latents: Record | bool | None = None,
-    ) -> None:
-        self.record = Record.of(record if latents is None else latents)
+    def __init__(self, decode: Callable[[Tensor], Tensor] | None = None, record: Record | bool = False) -> None:
+        self.record = Record.of(record)
         self.steps: list[int] = []
         self.visits: list[int] = []
         self.timesteps: list[int] = []
