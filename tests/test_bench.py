@@ -247,3 +247,15 @@ def test_the_figure_shows_every_panel(case: Counterfactual, tmp_path: Path) -> N
     assert f"NFE {result.nfe}" in figure.axes[1].get_xlabel()
     assert len(figure.axes[3].lines) == len(result.trace.energies) > 0
     figure.savefig(tmp_path / "overview.png")
+
+
+def test_other_weights_are_other_settings() -> None:
+    from dragonkit.evaluate.parts import fingerprint
+    from tests.tiny import fresh_model
+
+    model = fresh_model()
+    before = fingerprint(model)
+    assert before == fingerprint(fresh_model())
+    with torch.no_grad():
+        next(model.unet.parameters()).add_(1e-3)
+    assert fingerprint(model) != before

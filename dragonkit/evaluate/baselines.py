@@ -91,6 +91,8 @@ def recoloured(image: Tensor, mask: Tensor, reference: Tensor, reference_mask: T
     Returns:
         (3, H, W) in [0, 1], bit for bit the image outside the mask.
     """
+    import warnings
+
     from skimage.color import lab2rgb, rgb2lab
 
     own = torch.from_numpy(rgb2lab(image[:, mask].T.double().numpy()))
@@ -98,5 +100,7 @@ def recoloured(image: Tensor, mask: Tensor, reference: Tensor, reference_mask: T
     spread = wanted.std(0, correction=0) / own.std(0, correction=0).clamp(min=1e-6)
     mapped = (own - own.mean(0)) * spread + wanted.mean(0)
     result = image.clone()
-    result[:, mask] = torch.from_numpy(lab2rgb(mapped.numpy())).T.to(image.dtype).clamp(0, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # colours that a screen cannot show are clipped
+        result[:, mask] = torch.from_numpy(lab2rgb(mapped.numpy())).T.to(image.dtype).clamp(0, 1)
     return result

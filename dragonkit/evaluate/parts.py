@@ -1,7 +1,11 @@
-"""A folder that keeps the finished scenes of a long bench, so that it can be interrupted and gone on with."""
+"""A folder that keeps the finished scenes of a long bench, so that it can be interrupted and gone on with.
+
+It knows the settings and the model's weights that its scenes were made with; of changes in the code it knows nothing.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from dragonkit.errors import InputError
@@ -16,6 +21,7 @@ from dragonkit.files import check_folder, read_image, whole_file
 
 if TYPE_CHECKING:
     from dragonkit.evaluate.scored import Job
+    from dragonkit.models import Model
 
 
 class Parts:
@@ -23,15 +29,15 @@ class Parts:
 
     Args:
         folder: made when the first scene is kept.
-        model: name of the model that edits.
+        model: the model that edits.
 
     Raises:
         InputError: the folder cannot be one.
     """
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, model: Model) -> None:
         check_folder(folder)
-        self.folder, self.model = folder, model
+        self.folder, self.weights = folder, fingerprint(model)
 
     def has(self, job: Job) -> bool:
         """Whether the scene is there.
@@ -64,7 +70,7 @@ class Parts:
         return self.folder / f"{job.kind}-{job.seed}.json"
 
     def _stamp(self, job: Job) -> dict[str, Any]:
-        return json.loads(json.dumps({"model": self.model, **asdict(job)}))
+        return json.loads(json.dumps({"weights": self.weights, **asdict(job)}))
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -73,6 +79,17 @@ class Parts:
         except (ValueError, KeyError, TypeError, AssertionError):
             raise InputError(f"{path} is no kept scene: remove it, or give another folder") from None
         return data
+
+
+def fingerprint(model: Model) -> str:
+    """A short text that differs between models whose weights do."""
+    digest = hashlib.sha256()
+    for part, net in model.parts.items():
+        for name, weight in net.state_dict().items():
+            digest.update(
+                f"{part}/{name}".encode() + weight.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            )
+    return digest.hexdigest()[:16]
 
 
 def _numbers(data: Any) -> Any:

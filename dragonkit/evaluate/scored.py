@@ -88,6 +88,7 @@ def score_case(
         "compared": {name: {k: v for k, v in row.items() if k != "psnr"} for name, row in scores.items()},
         "nfe": result.nfe,
         "seconds": result.seconds,
+        **({"points": [list(point) for point in case.points()]} if case.kind in ("rotate", "drag") else {}),
     }
     return row | ({"ablations": parts} if ablations else {}), result.tensor
 
@@ -107,7 +108,7 @@ def score_all(model: Model, jobs: Sequence[Job], processes: int = 1, parts: Path
     Raises:
         InputError: the folder holds scenes of another run.
     """
-    kept = Parts(parts, model.name) if parts else None
+    kept = Parts(parts, model) if parts else None
     found = [job for job in jobs if kept and kept.has(job)]
     yield from (Scored(job, *kept.get(job)) for job in found if kept)
     left = [job for job in jobs if job not in found]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ERROR = 0.5  # error shown in the brightest colour, of a range of 1
+ARROW = {"arrowstyle": "->", "color": "#ffb000", "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}  # of a dragged point
 COLUMNS = ("source", "exact answer", "result", "error")
 
 
@@ -52,13 +53,15 @@ def ranked(kind: str, scenes: Sequence[Scored]) -> list[tuple[float, Scored]]:
 def worst_sheet(kind: str, scenes: Sequence[Scored], rows: int = 6) -> Figure:
     """The worst scenes of a kind, by its first measure: source, exact answer, result, error map, and the numbers."""
     chosen = ranked(kind, scenes)[:rows]
-    figure = Figure(figsize=(11.2, 2.75 * len(chosen) + 0.5), dpi=90, layout="constrained")
+    figure = Figure(figsize=(11.2, 2.2 * len(chosen) + 0.7), dpi=90, layout="constrained")
     figure.suptitle(f"{kind}: the worst {len(chosen)} of {len(scenes)} scenes by {MEASURES[kind][0].name}", fontsize=13)
     grid = figure.subplots(len(chosen), 4, squeeze=False)
     for axes, (_, scene) in zip(grid, chosen, strict=True):
         source, answer, result = scene.pictures
         for k, picture in enumerate((source, answer, result)):
             _show(axes[k], picture)
+        for x0, y0, x1, y1 in scene.row.get("points", ()):
+            axes[0].annotate("", xy=(x1, y1), xytext=(x0, y0), arrowprops=ARROW)
         error = np.abs(result.astype(float) - answer.astype(float)).max(axis=2) / 255
         shown = axes[3].imshow(error, cmap="magma", vmin=0, vmax=ERROR)
         _bare(axes[3])
@@ -74,12 +77,14 @@ def all_sheet(kind: str, scenes: Sequence[Scored], columns: int = 4) -> Figure:
     """Every scene of a kind, by seed: source, exact answer and result side by side, with its first measure."""
     rows = math.ceil(len(scenes) / columns)
     columns = min(columns, len(scenes))
-    figure = Figure(figsize=(4.2 * columns, 1.62 * rows + 0.5), dpi=80, layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 1.65 * rows + 0.4), dpi=80, layout="constrained")
     figure.suptitle(f"{kind}: source, exact answer, result; {MEASURES[kind][0].name}", fontsize=12)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     values = {id(scene): value for value, scene in ranked(kind, scenes)}
     for axes, scene in zip(grid, scenes, strict=False):
-        _show(axes, np.concatenate(list(scene.pictures), axis=1))
+        white = np.full_like(scene.pictures[0][:, :4], 255)
+        source, answer, result = scene.pictures
+        _show(axes, np.concatenate([source, white, answer, white, result], axis=1))
         value = values[id(scene)]
         axes.set_title(f"seed {scene.job.seed}: {'-' if math.isnan(value) else format(value, '.3g')}", fontsize=9)
     for axes in list(figure.axes)[len(scenes) :]:
