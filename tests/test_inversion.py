@@ -12,7 +12,7 @@ from dragonkit.errors import InputError, NonFiniteError
 from dragonkit.generation import denoise
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, ddim_invert, fixed_point_invert, null_text_invert
-from dragonkit.inversion.climb import mixed, solve
+from dragonkit.inversion.climb import PATIENCE, mixed, solve
 from dragonkit.inversion.null_text import fit
 from dragonkit.inversion.path import Evaluation
 from dragonkit.schedule import Schedule, alphas_cumprod
@@ -173,6 +173,17 @@ def test_corrections_never_leave_more_than_there_was(corrections):
         for at in (Evaluation(start, start), solve(evaluate, lambda e: e, start, corrections, 0.0, 0))
     ]
     assert left[1] <= left[0]
+
+
+def test_a_level_that_gains_no_more_is_left():
+    calls = []
+
+    def evaluate(z):
+        calls.append(z)
+        return Evaluation(z, z + 1)  # no fixed point: the residual is 1 wherever it is evaluated
+
+    assert solve(evaluate, lambda e: e, torch.zeros(1, 1, 4, 4), 100, 0.0, 0).z is calls[0]
+    assert len(calls) == 1 + PATIENCE
 
 
 def test_an_iteration_that_leaves_the_finite_numbers_names_its_step():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from dragonkit.evaluate.figure import COLOURS
+from dragonkit.evaluate.inversion import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ def inversion_figure(report: dict[str, Any]) -> Figure:
         A figure of two panels.
     """
     methods, run = report["methods"], report["run"]
-    colours = {name: [*COLOURS, BRIGHT][k % 6] for k, name in enumerate(methods)}
+    colours = dict(zip(METHODS, [*COLOURS, BRIGHT], strict=True))  # a method's own, whichever others are there
     figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     _drift(left, methods, colours)
@@ -39,8 +40,8 @@ def inversion_figure(report: dict[str, Any]) -> Figure:
 def _drift(axes: Axes, methods: dict[str, Any], colours: dict[str, str]) -> None:
     for name, scores in methods.items():
         steps = range(1, len(scores["drift"]))  # both start from z_T, so there is none at level 0
-        guided = name in ("ddim2_cfg", "null_text")
-        axes.plot(steps, scores["drift"][1:], "--" if guided else "-", color=colours[name], linewidth=2, label=name)
+        style = "--" if METHODS[name].guided else "-"
+        axes.plot(steps, scores["drift"][1:], style, color=colours[name], linewidth=2, label=name)
     axes.set_yscale("log")
     axes.set(xlabel="steps generated, from noise to image", ylabel="RMS distance in the latent")
     axes.set_title("drift off the inverted path", fontsize=12)
@@ -57,7 +58,10 @@ def _bars(axes: Axes, methods: dict[str, Any], ceiling: dict[str, float | None],
                 continue
             hatch = None if region == "whole" else "///"
             axes.bar(k + offset, value, 0.38, color=colours[name], hatch=hatch, edgecolor="white", linewidth=0.5)
-            axes.annotate(f"{value:.1f}", (k + offset, value), ha="center", va="bottom", fontsize=9)
+            label = axes.annotate(
+                f"{value:.1f}", (k + offset, value), (0, 2), textcoords="offset points", ha="center", fontsize=9
+            )
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # the ceiling's line may cross it
     for region, style in (("whole", "-"), ("objects", ":")):
         level = ceiling[region]
         if level is not None:

@@ -12,6 +12,8 @@ from dragonkit.inversion.path import Evaluation, Keep, Path, Progress
 from dragonkit.models import Cond, Model
 from dragonkit.schedule import Schedule
 
+PATIENCE = 4  # corrections in a row without gain after which a level is left: half precision has a floor of its own
+
 
 def climb(
     model: Model,
@@ -89,15 +91,16 @@ def solve(
         NonFiniteError: the residual is infinite or NaN.
     """
     at = best = evaluate(z)
-    least, tried = float("inf"), list[tuple[Tensor, Tensor]]()
+    least, since, tried = float("inf"), 0, list[tuple[Tensor, Tensor]]()
     for left in range(corrections, -1, -1) if corrections else ():
         image = put(at.eps)
         residual = (image - at.z).square().flatten(1).mean(1).sqrt().max().item()
         if not residual < float("inf"):
             raise NonFiniteError(f"inversion, step {i}: the iteration left the finite numbers; invert with ddim_invert")
+        since += 1
         if residual < least:
-            best, least = at, residual
-        if least <= tolerance or not left:
+            best, least, since = at, residual, 0
+        if least <= tolerance or since == PATIENCE or not left:
             break
         tried = [*tried[-1:], (at.z, image)]
         at = evaluate(mixed(*tried))

@@ -39,7 +39,9 @@ def ddim_invert(
     Extrapolation supposes that ε_θ changes little and evenly from level to level. Next to the image it does not: from
     the clean latent to t = 1 and on to 21 and 41 the noise grows several-fold a step, and there is so little of it
     that what the denoiser takes for noise depends on the level. ``refine`` solves that many levels, those nearest the
-    image, by fixed-point iteration instead (see :func:`fixed_point_invert`), two corrections each.
+    image, by fixed-point iteration instead (see :func:`fixed_point_invert`), two corrections each. That brings z_T's
+    spread near 1, which extrapolation there leaves too small, and most images nearer; but on the path that it finds
+    generation may magnify the errors left at the other levels, so it is not always a gain.
 
     Args:
         model: the denoiser.
