@@ -108,7 +108,7 @@ def edit_steps(
         with attention(model, path, mix, i, w) if i in attended else nullcontext(), observed() as seen:
             eps = denoise(model, z, t, cond, path.empty.get(i, empty), w.cfg)
         terms, grad = energy(model, path, edit, m, frame, z, i, cond, w) if i in guided else ([], None)
-        guided_eps = eps if grad is None else eps + w.eta * grad
+        guided_eps = eps if grad is None else eps + clipped(w.eta * grad, w.clip)
         noise = torch.randn(z.shape, generator=generator).to(z) if i in stochastic else None
         along = eps if w.through == "x0" else guided_eps
         z, x0 = schedule.step(z, along, i, towards=guided_eps, churn=churn, noise=noise)
@@ -124,6 +124,12 @@ def edit_steps(
             # The last visit's way back is not taken, but evaluated, as the published counts have it.
             back = schedule.carry(z, model.predict(z, schedule.timesteps[i + 1], cond), i + 1, i)
             z = z if visit == w.repeats - 1 else back
+
+
+def clipped(shift: Tensor, most: float) -> Tensor:
+    """A change of ε (1, C, h, w) with cells longer than ``most`` shortened to it; 0 sets no limit."""
+    length = shift.norm(dim=1, keepdim=True)
+    return shift * (most / length.clamp(min=most)) if most else shift
 
 
 def travelled(i: int, schedule: Schedule, w: Guidance) -> bool:

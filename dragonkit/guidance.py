@@ -34,6 +34,9 @@ class Guidance:
         w_inpaint: weight of w_i / (α + β S_glob), Eq. 8.
         alpha: α of Eq. 5, more than 0.
         beta: β of Eq. 5, at least 0.
+        clip: largest length of η ∂L/∂z_t in one latent cell, over its channels; ε has 2 there, for 4 channels of unit
+            variance. 0 sets no limit, as published. Where the energy is steep one step can throw the latent off,
+            above all the first, whose x0 is 1/√ᾱ_T (about 15) times as sensitive as z.
         layers: decoder layers whose features are compared, of 1 to 4; layer k is ``up_blocks[k - 1]``.
         layer_weights: one a layer.
         guided: window (start, end) in which the gradient is added.
@@ -41,7 +44,7 @@ class Guidance:
         attention: window in which decoder self-attention looks at the guidance branch (Eq. 11).
         attention_mode: "replace" own tokens by the guidance branch's, "concat" both, "mix" as the edit's ``context``
             says (guidance tokens outside a mask and the reference's within), or "off".
-        start: "copy" what the edit copies within z_T, or "keep" z_T as it is.
+        start: "copy" what the edit copies into z_T, or "keep" z_T as it is.
         regional: the edit term's gradient acts inside the target only, the other terms' outside; else everywhere.
         through: guidance enters "x0" only, as in the official code, or "eps" everywhere, as in Eq. 6.
         reference: guidance features "cached" during inversion, or evaluated "live" at each guided step.
@@ -71,6 +74,7 @@ class Guidance:
     w_inpaint: float = 0.8
     alpha: float = 1.0
     beta: float = 4.0
+    clip: float = 0.0
     layers: tuple[int, ...] = (2, 3)
     layer_weights: tuple[float, ...] = (0.5, 0.5)
     guided: tuple[float, float] = (0.0, 0.6)
@@ -98,7 +102,7 @@ class Guidance:
         _require(self.steps >= 1, f"steps is {self.steps}: give 1 or more")
         _require(self.alpha > 0, f"alpha is {self.alpha}: give a number above 0, or the energy has a pole")
         _require(self.lock_margin >= 0, f"lock_margin is {self.lock_margin}: give 0 or more")
-        for name in ("cfg", "energy", "factor", "w_edit", "w_content", "w_contrast", "w_inpaint", "beta"):
+        for name in ("cfg", "energy", "factor", "w_edit", "w_content", "w_contrast", "w_inpaint", "beta", "clip"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
         for name in ("guided", "attention", "lock_window", "travel", "sde"):
             start, end = getattr(self, name)
@@ -190,6 +194,7 @@ _ICLR: dict[str, Any] = dict(
     steps=50,
     alpha=1.0,
     beta=4.0,
+    clip=0.0,
     layers=(2, 3),
     layer_weights=(0.5, 0.5),
     guided=(0.0, 0.6),
@@ -214,13 +219,14 @@ _ICLR: dict[str, Any] = dict(
 _PAPER = _ICLR | dict(guided=(0.0, 1.0), attention=(0.0, 1.0), start="keep", regional=False, through="eps")
 _MIXED = dict(attention=(0.0, 0.72), attention_mode="mix")  # steps 0 to 35 of 50
 
+_KEPT = _MIXED | dict(start="keep")
 _DIFFEDITOR = _ICLR | dict(dense=0.2, travel=(0.44, 0.58), repeats=3, sde=(0.22, 0.4), sde_inside=0.4)
 
 # For each preset what holds for all kinds, then what a kind changes.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {"all": _PAPER, "drag": dict(w_contrast=0)},
-    "iclr": {"all": _ICLR, "drag": dict(attention_mode="concat"), "appearance": _MIXED, "paste": _MIXED},
-    "diffeditor": {"all": _DIFFEDITOR, "drag": dict(attention_mode="concat"), "appearance": _MIXED, "paste": _MIXED},
+    "iclr": {"all": _ICLR, "drag": dict(attention_mode="concat"), "appearance": _KEPT, "paste": _MIXED},
+    "diffeditor": {"all": _DIFFEDITOR, "drag": dict(attention_mode="concat"), "appearance": _KEPT, "paste": _MIXED},
     "mini": {
         "all": _ICLR | dict(cfg=1.0, preserve=True),
         "move": dict(energy=4.0, regional=False, lock=True, lock_margin=2, lock_window=(0.0, 0.3)),

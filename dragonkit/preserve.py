@@ -37,14 +37,15 @@ def preserve(edited: Tensor, through: Tensor, source: Tensor, was: Tensor, targe
     Returns:
         (3, H, W) in [0, 1]: ``source`` itself, bit for bit, where nothing changed.
     """
-    change = edited - through
-    size = _mean3(change.abs().amax(0))
+    change = edited - source
+    size = _mean3((edited - through).abs().amax(0))
     was = _within(was, cell / 4)
     core = was | target
     near = _within(target, cell / 4) | core  # the object and its rim
     strong = _touching(_within((size > STRONG) | near, cell / 4), core) & (size > STRONG)
     faint = _touching((size > FAINT) | near, strong | core) & _within(strong, 1.25 * cell)
-    kept = change * (_mean3(faint.float()) * ~near)
+    # Blended, not added to the source: what the autoencoder smooths away of an old shadow's edge would stay as a line.
+    kept = change * (_mean(_within(faint, cell / 4).float(), 5) * ~near)
     rim = near & ~core
     kept = torch.where(rim, _nearest(torch.where(was, change, kept), near & ~was), kept)
     share = torch.maximum(core.float(), _SEAM * _mean3(core.float()))
@@ -53,8 +54,13 @@ def preserve(edited: Tensor, through: Tensor, source: Tensor, was: Tensor, targe
 
 
 def _mean3(x: Tensor) -> Tensor:
-    """Mean over 3 × 3 pixels of (H, W)."""
-    return F.avg_pool2d(F.pad(x[None, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[0, 0]
+    return _mean(x, 3)
+
+
+def _mean(x: Tensor, side: int) -> Tensor:
+    """Mean over side × side pixels of (H, W); side is odd."""
+    by = side // 2
+    return F.avg_pool2d(F.pad(x[None, None], (by, by, by, by), mode="replicate"), side, stride=1)[0, 0]
 
 
 def _within(mask: Tensor, reach: float) -> Tensor:

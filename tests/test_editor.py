@@ -41,6 +41,25 @@ def short(model):
     return run(model, trace=True)
 
 
+def test_clipping_shortens_long_cells_and_leaves_the_rest_and_the_direction():
+    shift = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(0))
+    short = editor.clipped(shift, 1.5)
+    length, was = short.norm(dim=1), shift.norm(dim=1)
+    assert length.max() <= 1.5 + 1e-6 and (was > 1.5).any() and (was < 1.5).any()
+    torch.testing.assert_close(short[:, :, (was < 1.5)[0]], shift[:, :, (was < 1.5)[0]])
+    torch.testing.assert_close(torch.cosine_similarity(short, shift, dim=1), torch.ones(1, 6, 5))
+    assert torch.equal(editor.clipped(shift, 0.0), shift)
+
+
+def test_a_clip_bounds_what_a_step_of_guidance_can_do(model, path):
+    w = SHORT.replace(energy=500.0, clip=0.25, regional=False)
+    free = next(editor.edit_steps(model, path, MOVE, path.cond, w.replace(energy=0.0)))
+    step = next(editor.edit_steps(model, path, MOVE, path.cond, w))
+    a = path.schedule.alpha(0)
+    moved = (step.x0 - free.x0) * a**0.5 / (1 - a) ** 0.5  # back to units of the noise
+    assert 0 < moved.norm(dim=1).max() <= 0.25 + 1e-4
+
+
 @pytest.mark.parametrize(("reference", "nfe"), [("live", 176), ("cached", 148)])
 def test_the_follow_up_travels_in_time_and_takes_as_many_evaluations_as_published(model, reference, nfe):
     w = Guidance.preset("diffeditor").replace(reference=reference)

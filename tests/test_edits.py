@@ -250,3 +250,18 @@ def test_bad_values_are_refused_when_an_edit_is_made(build, message):
 def test_edits_that_do_not_fit_the_image_are_refused(edit, message):
     with pytest.raises(InputError, match=message):
         edit.regions(FRAME)
+
+
+def test_appearance_gives_the_objects_noise_the_references_mean_and_spread():
+    edit = Appearance(OBJECT, REF, REF_MASK)
+    m = edit.regions(FRAME)
+    z, other = torch.randn(1, 4, 8, 16), 3 * torch.randn(1, 4, 16, 8) + 1
+    started = edit.start(z, (other,), m)
+    mine, theirs = box(8, 16, 2, 2, 5, 6), box(16, 8, 8, 1, 12, 5)
+    new, model = started[0][:, mine], other[0][:, theirs]
+    torch.testing.assert_close(new.mean(1), model.mean(1))
+    torch.testing.assert_close(new.std(1), model.std(1))
+    assert torch.equal(started[0][:, ~mine], z[0][:, ~mine])
+    old = z[0][:, mine]  # the pattern of the noise stays
+    cosine = torch.cosine_similarity(new - new.mean(1, keepdim=True), old - old.mean(1, keepdim=True), dim=1)
+    torch.testing.assert_close(cosine, torch.ones(4))

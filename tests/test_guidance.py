@@ -10,7 +10,7 @@ from dragonkit.guidance import KINDS, PRESETS, Guidance
 TABLE = {  # cfg, energy, w_edit, w_content, w_contrast, w_inpaint, factor
     "move": (4, 0.5, 4, 6, 0.2, 0.8, 8e-2),
     "resize": (4, 0.5, 4, 6, 0.2, 0.8, 8e-2),
-    "rotate": (4, 0.5, 4, 6, 0.2, 0.8, 8e-2),
+    "rotate": (4, 2, 4, 6, 0.2, 0, 4e-2),  # by points, as drag is
     "appearance": (5, 2, 3.5, 5, 0, 0, 4e-2),
     "drag": (4, 2, 4, 6, 0.2, 0, 4e-2),
     "paste": (4, 1.5, 4, 6, 0, 0, 4e-2),
@@ -23,11 +23,22 @@ def test_iclr_is_the_official_table(kind):
     w = Guidance.preset("iclr", kind)
     assert tuple(getattr(w, name) for name in NAMES) == TABLE[kind]
     assert (w.steps, w.alpha, w.beta, w.layers, w.guided) == (50, 1, 4, (2, 3), (0, 0.6))
-    assert (w.regional, w.through, w.start, w.lock) == (True, "x0", "copy", False)
-    window, mode = {"drag": ((0.1, 1), "concat"), "appearance": ((0, 0.72), "mix"), "paste": ((0, 0.72), "mix")}.get(
+    start = "keep" if kind == "appearance" else "copy"
+    assert (w.regional, w.through, w.start, w.lock, w.clip) == (True, "x0", start, False, 0)
+    by_points = ((0.1, 1), "concat")
+    window, mode = {"drag": by_points, "rotate": by_points, "appearance": ((0, 0.72), "mix"), "paste": ((0, 0.72), "mix")}.get(
         kind, ((0.1, 1), "replace")
     )
     assert w.attention == window and w.attention_mode == mode
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_diffeditor_is_iclr_with_time_travel_and_regional_sde(kind):
+    w = Guidance.preset("diffeditor", kind)
+    assert (w.dense, w.travel, w.repeats) == (0.2, (0.44, 0.58), 3)
+    assert (w.sde, w.sde_inside, w.sde_outside) == ((0.22, 0.4), 0.4, 0)
+    plain = w.replace(dense=1.0, travel=(0.0, 0.0), repeats=1, sde=(0.0, 0.0), sde_inside=0.0)
+    assert plain == Guidance.preset("iclr", kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -58,10 +58,26 @@ class Appearance(Edit):
             gud=flat(there.cells(theirs, there.grid)),
             share=flat(~m_gen),
             target=m_latent,
+            landing=m_latent,
+            source=there.cells(theirs, there.latent),
             edited=m_latent,
             tokens=frame.tokens(~mask),
             ref_tokens=(there.tokens(theirs),),
         )
+
+    def start(self, z_T: Tensor, refs: tuple[Tensor, ...], m: Regions) -> Tensor:
+        """z_T whose noise in m_gen has each channel's mean and spread from the reference's noise in m_app.
+
+        Inverted noise keeps a trace of the image's colours there, and this is the adaptive instance normalisation
+        that takes it from the one object to the other (Huang and Belongie, ICCV 2017).
+        """
+        mine, theirs = m.landing, m.source
+        if mine is None or theirs is None or mine.sum() < 2 or theirs.sum() < 2:
+            return z_T
+        own, other, z = z_T[0][:, mine], refs[0][0][:, theirs], z_T.clone()
+        unit = (own - own.mean(1, keepdim=True)) / own.std(1, keepdim=True).clamp(min=1e-6)
+        z[0][:, mine] = unit * other.std(1, keepdim=True) + other.mean(1, keepdim=True)
+        return z
 
     def terms(self, f: Branches, m: Regions, w: Guidance) -> Iterator[Term]:
         """S_app between the regions' mean features (Eq. 10), and S_share over the rest."""

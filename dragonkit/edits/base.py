@@ -45,7 +45,8 @@ class Regions:
         outside: the complement of m_gud.
         target: bool (h, w) on the latent: where the edit term's gradient acts if gradients are regional.
         landing: bool (h, w) on the latent: the cells that start with noise copied from elsewhere.
-        source: positions (N, 2) on the latent where that noise comes from, in the order of ``landing``'s rows.
+        source: positions (N, 2) on the latent where that noise comes from, in the order of ``landing``'s rows; or for
+            what is taken as a whole, a bool mask (h, w).
         edited: bool (h, w) on the latent: everything that may change; the background lock keeps the rest.
         tokens: for "mix" attention: number of tokens of a layer -> indices int64 of the guidance tokens to look at.
         ref_tokens: the same for the tokens of each reference branch.

@@ -33,7 +33,8 @@ class Counterfactual:
     Attributes:
         kind: one of ``KINDS``.
         seed: what it was drawn from.
-        prompt: the caption of the scene before.
+        prompt: the caption of the scene before; for "appearance" none, for it would name the look that is to go, and
+            the model does as it is told.
         scene: the scene before.
         scene_after: the scene after; ``index`` is the edited object in both.
         index: which object is edited.
@@ -44,7 +45,7 @@ class Counterfactual:
         flow: (2, H, W) float32, where (x, y) each pixel of ``mask`` is in the exact answer; nan where it is not seen.
         reference: for "appearance", the picture that shows the new appearance, else None.
         reference_mask: (H, W) bool, the object in it.
-        reference_prompt: its caption.
+        reference_prompt: what it is inverted under; none, like the prompt.
     """
 
     kind: str
@@ -230,7 +231,7 @@ def counterfactual(kind: str, seed: int, split: str = "test", size: int = 256) -
         before, after = render(scene, size), render(scene_after, size)
         flow = true_flow(scene_after, index, before, after)
         result = Counterfactual(
-            kind, seed, caption(scene), scene, scene_after, index,
+            kind, seed, "" if kind == "appearance" else caption(scene), scene, scene_after, index,
             before, after, before.mask(index), after.mask(index), flow,
         )  # fmt: skip
         if kind in _LEAST_TRAVEL and _travel(result) < _LEAST_TRAVEL[kind] * size / 256:
@@ -253,4 +254,4 @@ def _with_reference(c: Counterfactual, rng: random.Random, size: int) -> Counter
         scene = replace(random_scene(rng), objects=(o,))
         if _in_view(scene, 0):
             picture = render(scene, size)
-            return replace(c, reference=picture, reference_mask=picture.mask(0), reference_prompt=caption(scene))
+            return replace(c, reference=picture, reference_mask=picture.mask(0))

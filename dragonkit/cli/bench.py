@@ -1,80 +1,27 @@
-"""The command line: ``python -m dragonkit edit | render | case | bench | lab``.
-
-Every mistake of the user is one line on standard error and exit code 2, an interrupt is 130; in both cases nothing has
-been written, because results are first written beside their place and moved there once they are complete.
-"""
+"""``python -m dragonkit bench``: everything that is measured against exact answers or published ones."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-from dragonkit import __version__
-from dragonkit.errors import InputError, NonFiniteError
-
-if TYPE_CHECKING:
-    pass
-
-BAD_INPUT, INTERRUPTED = 2, 130
+from dragonkit.errors import InputError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: the words after the program's name; those of the process if None.
-
-    Returns:
-        The exit code: 0, 2 after bad input, 130 after an interrupt.
-    """
-    try:
-        args = _parser().parse_args(argv)
-        args.run(args)
-    except (InputError, NonFiniteError) as error:
-        print("dragonkit: " + " ".join(str(error).split()), file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("\ndragonkit: interrupted, nothing written", file=sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}: see {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m dragonkit", description="Drag-style image editing by diffusion feature guidance.")
-    parser.add_argument("--version", action="version", version=f"dragonkit {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    edit = commands.add_parser("edit", help="carry out an edit described by a JSON file")
-    edit.add_argument("spec", type=Path, metavar="SPEC.json")
-    edit.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets edit.png, overview.png, result.json")
-    edit.set_defaults(run=_edit)
-
-    render = commands.add_parser("render", help="render a random scene of the bundled world")
-    render.add_argument("--seed", type=int, required=True, metavar="N")
-    render.add_argument("--split", default="test", help="train or test (default: test)")
-    render.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the image (default: 256)")
-    render.add_argument("--out", type=Path, required=True, metavar="FILE.png")
-    render.set_defaults(run=_render)
-
-    case = commands.add_parser("case", help="write an edit of the bundled world, with its exact answer, as a spec")
-    case.add_argument("--kind", default="move", help="kind of edit (default: move)")
-    case.add_argument("--seed", type=int, required=True, metavar="N")
-    case.add_argument("--split", default="test", help="train or test (default: test)")
-    case.add_argument("--out", type=Path, required=True, metavar="DIR")
-    case.set_defaults(run=_case)
-
+def add_bench(commands: Any) -> None:
+    """Add the command to the parser's subcommands."""
     bench = commands.add_parser("bench", help="measure against exact answers")
     measures = bench.add_subparsers(metavar="MEASURE", required=True)
+    _add_edits(measures)
+    _add_dragbench(measures)
+    _add_correspondence(measures)
+    _add_inversion(measures)
+    _add_speed(measures)
+
+
+def _add_edits(measures: Any) -> None:
     edits = measures.add_parser("edits", help="edits of scenes outside training, with ceilings and baselines")
     edits.add_argument("--kinds", nargs="+", default=["move"], help="kinds of edit (default: move)")
     edits.add_argument("--n", type=int, default=32, metavar="N", help="scenes of each kind (default: 32)")
@@ -90,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     edits.add_argument("--json", type=Path, required=True, metavar="FILE")
     edits.set_defaults(run=_bench_edits)
 
+
+def _add_dragbench(measures: Any) -> None:
     drags = measures.add_parser("dragbench", help="drags in photographs: DragBench or Drag100, as published")
     drags.add_argument("root", type=Path, metavar="ROOT", help="folder that the benchmark was unpacked into")
     drags.add_argument("--format", default="dragbench", help="dragbench or drag100 (default: dragbench)")
@@ -108,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     drags.add_argument("--json", type=Path, required=True, metavar="FILE")
     drags.set_defaults(run=_bench_dragbench)
 
+
+def _add_correspondence(measures: Any) -> None:
     points = measures.add_parser("correspondence", help="points found again by decoder features, by layer and timestep")
     points.add_argument("--n", type=int, default=16, metavar="N", help="pairs of pictures a change (default: 16)")
     points.add_argument("--seed", type=int, default=0, metavar="S", help="first pair's seed (default: 0)")
@@ -124,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     points.add_argument("--figure", type=Path, default=None, metavar="FILE.png", help="heat maps")
     points.set_defaults(run=_bench_correspondence)
 
+
+def _add_inversion(measures: Any) -> None:
     inversion = measures.add_parser("inversion", help="inversion and back: PSNR, drift, noise, cost")
     inversion.add_argument("--methods", nargs="+", default=None, metavar="METHOD", help="some only (default: all)")
     inversion.add_argument("--n", type=int, default=16, metavar="N", help="scenes (default: 16)")
@@ -136,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     inversion.add_argument("--figure", type=Path, default=None, metavar="FILE.png")
     inversion.set_defaults(run=_bench_inversion)
 
+
+def _add_speed(measures: Any) -> None:
     speed = measures.add_parser("speed", help="seconds of an edit, beside the official implementation's loop")
     speed.add_argument("--kind", default="move", help="kind of edit (default: move)")
     speed.add_argument("--n", type=int, default=2, metavar="N", help="scenes (default: 2)")
@@ -148,94 +103,6 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--presets", nargs="*", default=None, help="timed beside them (default: mini, fast)")
     speed.add_argument("--json", type=Path, required=True, metavar="FILE")
     speed.set_defaults(run=_bench_speed)
-
-    lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
-    lab.set_defaults(run=_lab)
-    return parser
-
-
-def _edit(args: argparse.Namespace) -> None:
-    from dragonkit.files import check_folder, whole_folder, write_image
-    from dragonkit.spec import load_task
-
-    check_folder(args.out)
-    task = load_task(args.spec)
-
-    from dragonkit.editor import edit
-    from dragonkit.evaluate.figure import overview
-    from dragonkit.evaluate.report import Report
-    from dragonkit.models import load
-
-    model = load(task.model)
-    task = task.ready(model)
-    result = edit(model, task.image, task.edit, task.prompt, guidance=task.guidance, trace=True)
-    report = Report.of(task, result)
-    with whole_folder(args.out) as folder:
-        write_image(result.tensor, folder / "edit.png")
-        overview(task, result, report).savefig(folder / "overview.png")
-        (folder / "result.json").write_text(report.to_json() + "\n", encoding="utf-8")
-    print(report)
-    print(f"wrote {args.out}/edit.png, overview.png and result.json")
-
-
-def _render(args: argparse.Namespace) -> None:
-    from dragonkit.files import check_file, whole_file, write_image
-    from dragonkit.world import caption, render, sample_scene
-
-    check_file(args.out, ".png")
-    scene = sample_scene(args.seed, args.split)
-    picture = render(scene, size=args.size)
-    with whole_file(args.out) as path:
-        write_image(picture.image, path)
-    print(f"{args.out}: {caption(scene)}")
-
-
-def _case(args: argparse.Namespace) -> None:
-    from dragonkit.files import check_folder
-    from dragonkit.spec import save_case
-    from dragonkit.world import counterfactual
-
-    check_folder(args.out)
-    case = counterfactual(args.kind, args.seed, split=args.split)
-    print(f"{save_case(case, args.out)}: {case.prompt}")
-
-
-def _bench_speed(args: argparse.Namespace) -> None:
-    from dragonkit.evaluate.speed import bench_speed, check_speed, table
-    from dragonkit.files import check_file, whole_file
-    from dragonkit.models import load
-
-    check_file(args.json, ".json")
-    which = {name: getattr(args, name) for name in ("kind", "n", "repeats", "split", "preset", "steps", "presets")}
-    check_speed(**which)
-
-    scores = bench_speed(load(args.model), seed=args.seed, **which)
-    with whole_file(args.json) as path:
-        path.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    print(table(scores))
-    print(f"wrote {args.json}")
-
-
-def _add_guidance(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--preset", default=None, help="guidance preset (default: the model's own)")
-    command.add_argument("--steps", type=int, default=None, help="DDIM steps (default: the preset's)")
-    command.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the guidance, e.g. energy=2"
-    )
-
-
-def _changes(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of the guidance named by --set and --steps; values as JSON, or as text if they are none."""
-    changes: dict[str, Any] = {} if args.steps is None else {"steps": args.steps}
-    for word in args.set:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise InputError(f"--set {word!r} has no value: write it as name=value")
-        try:
-            changes[name] = json.loads(value)
-        except json.JSONDecodeError:
-            changes[name] = value
-    return changes
 
 
 def _bench_edits(args: argparse.Namespace) -> None:
@@ -345,15 +212,39 @@ def _bench_inversion(args: argparse.Namespace) -> None:
     print(f"wrote {args.json}" + (f" and {args.figure}" if args.figure else ""))
 
 
-def _lab(args: argparse.Namespace) -> None:
-    from importlib.util import find_spec
+def _bench_speed(args: argparse.Namespace) -> None:
+    from dragonkit.evaluate.speed import bench_speed, check_speed, table
+    from dragonkit.files import check_file, whole_file
+    from dragonkit.models import load
 
-    import dragonkit
+    check_file(args.json, ".json")
+    which = {name: getattr(args, name) for name in ("kind", "n", "repeats", "split", "preset", "steps", "presets")}
+    check_speed(**which)
 
-    notebooks = Path(dragonkit.__file__).parent.parent / "notebooks"
-    first = notebooks / "00_quickstart.ipynb"
-    if not first.is_file():
-        raise InputError(f"no notebooks in {notebooks.parent}: they are in the repository, not in the wheel; clone it")
-    if find_spec("jupyterlab") is None:
-        raise InputError("JupyterLab is not installed: run make setup, or pip install -e '.[notebooks]'")
-    subprocess.run([sys.executable, "-m", "jupyterlab", str(first)], cwd=notebooks.parent, check=False)
+    scores = bench_speed(load(args.model), seed=args.seed, **which)
+    with whole_file(args.json) as path:
+        path.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(table(scores))
+    print(f"wrote {args.json}")
+
+
+def _add_guidance(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--preset", default=None, help="guidance preset (default: the model's own)")
+    command.add_argument("--steps", type=int, default=None, help="DDIM steps (default: the preset's)")
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="change fields of the guidance, e.g. energy=2"
+    )
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the guidance named by --set and --steps; values as JSON, or as text if they are none."""
+    changes: dict[str, Any] = {} if args.steps is None else {"steps": args.steps}
+    for word in args.set:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(f"--set {word!r} has no value: write it as name=value")
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[name] = value
+    return changes
