@@ -228,10 +228,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "iclr": {"all": _ICLR, "drag": dict(attention_mode="concat"), "appearance": _KEPT, "paste": _MIXED},
     "diffeditor": {"all": _DIFFEDITOR, "drag": dict(attention_mode="concat"), "appearance": _KEPT, "paste": _MIXED},
     "mini": {
-        "all": _ICLR | dict(cfg=1.0, preserve=True),
-        "move": dict(energy=4.0, regional=False, lock=True, lock_margin=2, lock_window=(0.0, 0.3)),
+        "all": _ICLR | dict(steps=24, cfg=1.0, clip=0.25, preserve=True),
+        "move": dict(energy=4.0, regional=False, lock=True, lock_margin=2, lock_window=(0.0, 0.5)),
         "drag": dict(attention_mode="concat"),
-        "appearance": _MIXED,
+        "appearance": dict(attention=(0.0, 1.0), attention_mode="mix", lock=True, lock_margin=0),
         "paste": _MIXED,
     },
 }
