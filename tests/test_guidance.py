@@ -25,10 +25,9 @@ def test_iclr_is_the_official_table(kind):
     assert (w.steps, w.alpha, w.beta, w.layers, w.guided) == (50, 1, 4, (2, 3), (0, 0.6))
     start = "keep" if kind == "appearance" else "copy"
     assert (w.regional, w.through, w.start, w.lock, w.clip) == (True, "x0", start, False, 0)
-    by_points = ((0.1, 1), "concat")
-    window, mode = {"drag": by_points, "rotate": by_points, "appearance": ((0, 0.72), "mix"), "paste": ((0, 0.72), "mix")}.get(
-        kind, ((0.1, 1), "replace")
-    )
+    by_points, mixed = ((0.1, 1), "concat"), ((0, 0.72), "mix")
+    others = {"drag": by_points, "rotate": by_points, "appearance": mixed, "paste": mixed}
+    window, mode = others.get(kind, ((0.1, 1), "replace"))
     assert w.attention == window and w.attention_mode == mode
 
 
