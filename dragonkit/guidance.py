@@ -230,7 +230,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "mini": {
         "all": _ICLR | dict(steps=24, cfg=1.0, clip=0.25, preserve=True),
         "move": dict(energy=4.0, regional=False, lock=True, lock_margin=2, lock_window=(0.0, 0.5)),
-        "resize": dict(energy=16.0, w_edit=8.0, clip=0.5, guided=(0.0, 0.8)),  # a little energy leaves the size as it was
+        "resize": dict(energy=16.0, w_edit=8.0, clip=0.5, guided=(0.0, 0.8)),  # less leaves the size as it was
         "drag": dict(attention_mode="concat"),
         "appearance": dict(attention=(0.0, 1.0), attention_mode="mix", lock=True, lock_margin=0),
         "paste": _MIXED,
