@@ -24,7 +24,7 @@ from torch import Tensor
 from dragonkit.attention import attention, mixing
 from dragonkit.edits.base import Branches, Edit, Regions
 from dragonkit.edits.several import Several
-from dragonkit.energy import Term, Watch, gradient, total
+from dragonkit.energy import Term, Watch, clipped, gradient, total
 from dragonkit.errors import InputError
 from dragonkit.generation import Generated, denoise
 from dragonkit.guidance import Guidance
@@ -124,12 +124,6 @@ def edit_steps(
             # The last visit's way back is not taken, but evaluated, as the published counts have it.
             back = schedule.carry(z, model.predict(z, schedule.timesteps[i + 1], cond), i + 1, i)
             z = z if visit == w.repeats - 1 else back
-
-
-def clipped(shift: Tensor, most: float) -> Tensor:
-    """A change of ε (1, C, h, w) with cells longer than ``most`` shortened to it; 0 sets no limit."""
-    length = shift.norm(dim=1, keepdim=True)
-    return shift * (most / length.clamp(min=most)) if most else shift
 
 
 def travelled(i: int, schedule: Schedule, w: Guidance) -> bool:

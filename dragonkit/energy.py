@@ -113,6 +113,12 @@ def gradient(terms: list[Term], z: Tensor, target: Tensor | None = None) -> Tens
     return result
 
 
+def clipped(shift: Tensor, most: float) -> Tensor:
+    """A change of ε (1, C, h, w) with cells longer than ``most`` shortened to it; 0 sets no limit."""
+    length = shift.norm(dim=1, keepdim=True)
+    return shift * (most / length.clamp(min=most)) if most else shift
+
+
 class Watch:
     """Notices energies and gradients that are not finite, without waiting for the device at every step."""
 

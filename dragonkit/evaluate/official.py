@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dragonkit.edits.base import Branches, Edit, Regions
-from dragonkit.energy import total
+from dragonkit.energy import clipped, total
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, Path, ddim_invert
@@ -94,7 +94,8 @@ def official_edit(
                 eps = _predicted(model, z, t, cond, empty, w.cfg)
             towards = eps
             if i in guided:
-                towards = eps + w.eta * _gradient(model, branches, edit, m, z, t, cond, w, shape, [frame.grid, *grids])
+                grad = _gradient(model, branches, edit, m, z, t, cond, w, shape, [frame.grid, *grids])
+                towards = eps + clipped(w.eta * grad, w.clip)
             a, b = schedule.alpha(i), schedule.alpha(i + 1)
             x0 = (z - (1 - a) ** 0.5 * towards) / a**0.5
             z = b**0.5 * x0 + (1 - b) ** 0.5 * (eps if w.through == "x0" else towards)
