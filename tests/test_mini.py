@@ -69,6 +69,13 @@ def test_the_recorded_measurements_meet_the_bars():
     assert recorded["autoencoder"] >= 31
     assert recorded["autoencoder_objects"] >= 26
     assert min(recorded[f"classifier_{name}"] for name in measure.ATTRIBUTES) >= 0.95
+    assert recorded["inversion"] > recorded["inversion_autoencoder"] - 1
+
+
+def test_inversion_solved_for_comes_back_to_the_autoencoders_picture(mini):
+    result = measure.measure(mini, [sample_scene(train.VALIDATION + 2, "train")], ("autoencoder", "inversion"))
+    assert result["inversion"] > result["autoencoder"] - 1
+    assert 0.9 < result["inversion_noise_spread"] < 1.1
 
 
 def test_changed_scenes_differ_in_one_word():
