@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dragonkit.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def add_bench(commands: Any) -> None:
@@ -109,7 +112,7 @@ def _bench_edits(args: argparse.Namespace) -> None:
     from dragonkit.evaluate.ablations import PAPER
     from dragonkit.evaluate.bench import Plan, report, run, table
     from dragonkit.evaluate.sheet import save_sheets
-    from dragonkit.files import check_file, check_folder, whole_file
+    from dragonkit.files import check_file, check_folder
     from dragonkit.models import load
 
     check_file(args.json, ".json")
@@ -131,8 +134,7 @@ def _bench_edits(args: argparse.Namespace) -> None:
     model = load(args.model)
     done = run(model, plan, processes=args.jobs, parts=args.parts)
     scores = report(model, plan, done)
-    with whole_file(args.json) as path:
-        path.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    _write_json(args.json, scores)
     print(table(scores))
     written = [args.json, *(save_sheets(done, args.sheet) if args.sheet else [])]
     print("wrote " + ", ".join(map(str, written)))
@@ -140,7 +142,7 @@ def _bench_edits(args: argparse.Namespace) -> None:
 
 def _bench_dragbench(args: argparse.Namespace) -> None:
     from dragonkit.evaluate.dragbench import Dift, bench_dragbench, check_dragbench, table
-    from dragonkit.files import check_file, check_folder, whole_file
+    from dragonkit.files import check_file, check_folder
     from dragonkit.models import load
 
     check_file(args.json, ".json")
@@ -155,15 +157,14 @@ def _bench_dragbench(args: argparse.Namespace) -> None:
         model=load(args.features_model) if other else model, layer=args.layer, t=args.timestep, draws=args.draws
     )
     report = bench_dragbench(model, args.root, args.format, features=features, out=args.out, **which)
-    with whole_file(args.json) as path:
-        path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    _write_json(args.json, report)
     print(table(report))
     print(f"wrote {args.json}")
 
 
 def _bench_correspondence(args: argparse.Namespace) -> None:
     from dragonkit.evaluate.correspondence import CHANGES, TIMESTEPS, bench_correspondence, check_bench, table
-    from dragonkit.files import check_file, whole_file
+    from dragonkit.files import check_file
 
     check_file(args.json, ".json")
     if args.figure:
@@ -178,18 +179,16 @@ def _bench_correspondence(args: argparse.Namespace) -> None:
         load(args.model), args.n, args.seed, changes=changes, layers=args.layers, timesteps=timesteps,
         points=args.points, draws=args.draws, prompted=not args.no_prompt, split=args.split, size=args.size,
     )  # fmt: skip
-    with whole_file(args.json) as path:
-        path.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    _write_json(args.json, scores)
     if args.figure:
-        with whole_file(args.figure) as path:
-            heat_maps(scores).savefig(path)
+        _write_figure(args.figure, heat_maps(scores))
     print(table(scores))
     print(f"wrote {args.json}" + (f" and {args.figure}" if args.figure else ""))
 
 
 def _bench_inversion(args: argparse.Namespace) -> None:
     from dragonkit.evaluate.inversion import METHODS, bench_inversion, check_bench_inversion, table
-    from dragonkit.files import check_file, whole_file
+    from dragonkit.files import check_file
     from dragonkit.models import load
 
     methods = args.methods or list(METHODS)
@@ -201,20 +200,18 @@ def _bench_inversion(args: argparse.Namespace) -> None:
     model = load(args.model)
     options = {"split": args.split, "steps": args.steps, "cfg": args.cfg}
     report = bench_inversion(model, methods, args.n, args.seed, **options)
-    with whole_file(args.json) as path:
-        path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    _write_json(args.json, report)
     if args.figure:
         from dragonkit.evaluate.inversion_figure import inversion_figure
 
-        with whole_file(args.figure) as path:
-            inversion_figure(report).savefig(path)
+        _write_figure(args.figure, inversion_figure(report))
     print(table(report))
     print(f"wrote {args.json}" + (f" and {args.figure}" if args.figure else ""))
 
 
 def _bench_speed(args: argparse.Namespace) -> None:
     from dragonkit.evaluate.speed import bench_speed, check_speed, table
-    from dragonkit.files import check_file, whole_file
+    from dragonkit.files import check_file
     from dragonkit.models import load
 
     check_file(args.json, ".json")
@@ -222,10 +219,23 @@ def _bench_speed(args: argparse.Namespace) -> None:
     check_speed(**which)
 
     scores = bench_speed(load(args.model), seed=args.seed, **which)
-    with whole_file(args.json) as path:
-        path.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    _write_json(args.json, scores)
     print(table(scores))
     print(f"wrote {args.json}")
+
+
+def _write_json(place: Path, report: dict[str, Any]) -> None:
+    from dragonkit.files import whole_file
+
+    with whole_file(place) as path:
+        path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _write_figure(place: Path, figure: Figure) -> None:
+    from dragonkit.files import whole_file
+
+    with whole_file(place) as path:
+        figure.savefig(path)
 
 
 def _add_guidance(command: argparse.ArgumentParser) -> None:

@@ -20,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dragonkit.attention import mixing
 from dragonkit.edits.base import Branches, Edit, Regions
 from dragonkit.energy import clipped, total
 from dragonkit.errors import InputError
+from dragonkit.generation import denoise
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, Path, ddim_invert
 from dragonkit.models import Cond, Model
@@ -91,7 +93,7 @@ def official_edit(
         for i, t in enumerate(schedule.timesteps):
             branches = [_Branch(model, branch, i, w, shape) for branch in (path, *refs)]
             with _looking_at(branches, edit, m, w) if i in attended else nullcontext():
-                eps = _predicted(model, z, t, cond, empty, w.cfg)
+                eps = denoise(model, z, t, cond, empty, w.cfg)
             towards = eps
             if i in guided:
                 grad = _gradient(model, branches, edit, m, z, t, cond, w, shape, [frame.grid, *grids])
@@ -142,20 +144,8 @@ def _looking_at(branches: list[_Branch], edit: Edit, m: Regions, w: Guidance) ->
     gud = branches[0].tokens()
     refs = [branch.tokens() for branch in branches[1:]] if w.attention_mode == "mix" else []
 
-    def context(name: str, own: Tensor) -> Tensor:
-        if w.attention_mode == "mix":
-            return edit.context(own, gud[name], tuple(ref[name] for ref in refs), m)
-        return gud[name] if w.attention_mode == "replace" else torch.cat([own, gud[name].expand_as(own)], dim=1)
-
-    return rewire(branches[0].model.unet, context)
-
-
-def _predicted(model: Model, z: Tensor, t: int, cond: Cond, empty: Cond, cfg: float) -> Tensor:
-    if cfg == 1:
-        return model.predict(z, t, cond)
-    both = {name: torch.cat([cond[name], empty[name]]) for name in cond}
-    eps, eps_empty = model.predict(torch.cat([z, z]), t, both).chunk(2)
-    return eps_empty + cfg * (eps - eps_empty)
+    mix = mixing(edit, m, w)
+    return rewire(branches[0].model.unet, lambda name, own: mix(own, gud[name], tuple(ref[name] for ref in refs)))
 
 
 def _gradient(
