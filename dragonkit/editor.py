@@ -30,10 +30,11 @@ from dragonkit.generation import Generated, denoise
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, Keep, Path, ddim_invert
 from dragonkit.models import Cond, Model
+from dragonkit.passes import Watched, joint, separate
 from dragonkit.preserve import preserve
 from dragonkit.regions import Frame, as_image, dilate, pad
 from dragonkit.schedule import Schedule
-from dragonkit.taps import attentions, counted, features, tap, unfused
+from dragonkit.taps import attentions, counted, features, unfused
 from dragonkit.trace import NOTHING, Look, Observer, Record, Trace
 from dragonkit.trace import Result as Result
 
@@ -105,9 +106,15 @@ def edit_steps(
 
     for i, visit in visits(schedule, w):
         t = schedule.timesteps[i]
+        blank = path.empty.get(i, empty)
         with attention(model, path, mix, i, w) if i in attended else nullcontext(), observed() as seen:
-            eps = denoise(model, z, t, cond, path.empty.get(i, empty), w.cfg)
-        terms, grad = energy(model, path, edit, m, frame, z, i, cond, w) if i in guided else ([], None)
+            if w.one_pass and i in guided:
+                eps, at = joint(model, z, t, cond, blank, w.cfg, w.layers)
+            else:
+                eps, at = denoise(model, z, t, cond, blank, w.cfg), None
+        if i in guided and at is None:
+            at = separate(model, z, t, cond, w.layers)
+        terms, grad = energy(model, path, edit, m, frame, at, i, w) if at else ([], None)
         guided_eps = eps if grad is None else eps + clipped(w.eta * grad, w.clip)
         noise = torch.randn(z.shape, generator=generator).to(z) if i in stochastic else None
         along = eps if w.through == "x0" else guided_eps
@@ -140,28 +147,23 @@ def visits(schedule: Schedule, w: Guidance) -> Iterator[tuple[int, int]]:
 
 @torch.enable_grad()
 def energy(
-    model: Model, path: Path, edit: Edit, m: Regions, frame: Frame, z: Tensor, i: int, cond: Cond, w: Guidance
+    model: Model, path: Path, edit: Edit, m: Regions, frame: Frame, at: Watched, i: int, w: Guidance
 ) -> tuple[list[Term], Tensor | None]:
-    """The energy's terms at z, step i, and ∂L/∂z: one pass through the denoiser and back.
-
-    The pass is plain: its attention is not rewired, as the guidance branch's is not. No terms, no gradient.
-    """
-    live, t = w.reference == "live", path.schedule.timesteps[i]
-    z = z.detach().requires_grad_()
+    """The energy's terms for the generation features at step i, and ∂L/∂z; no terms, no gradient."""
+    live = w.reference == "live"
     gud = path.features_at(model, i, w.layers, live=live)
     refs = [(ref.features_at(model, i, w.layers, live=live), frame_of(model, ref).grid) for ref in path.references]
-    gen = tap(model.unet, w.layers, z, t, cond)
 
     def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
         return F.interpolate(x.float(), grid, mode="bilinear")
 
     def branches(layer: int) -> Branches:
         others = tuple(on_grid(found[layer], grid) for found, grid in refs)
-        return Branches(on_grid(gen[layer], frame.grid), on_grid(gud[layer], frame.grid), others, layer)
+        return Branches(on_grid(at.features[layer], frame.grid), on_grid(gud[layer], frame.grid), others, layer)
 
     by_layer = zip(w.layer_weights, w.layers, strict=True)
     terms = total((weight, edit.terms(branches(layer), m, w)) for weight, layer in by_layer if weight)
-    return terms, gradient(terms, z, m.target if w.regional else None) if terms else None
+    return terms, gradient(terms, at.z, m.target if w.regional else None) if terms else None
 
 
 def frame_of(model: Model, path: Path) -> Frame:

@@ -48,6 +48,10 @@ class Guidance:
         regional: the edit term's gradient acts inside the target only, the other terms' outside; else everywhere.
         through: guidance enters "x0" only, as in the official code, or "eps" everywhere, as in Eq. 6.
         reference: guidance features "cached" during inversion, or evaluated "live" at each guided step.
+        one_pass: take the generation features from the very pass that predicts the noise, whose attention looks at the
+            guidance branch, as the paper draws it; else from a plain pass of their own, as the official code does. One
+            evaluation a guided step less; under classifier-free guidance as many, but none of them a pair. Where
+            attention is not rewired the two are the same.
         lock: return the latent to the inversion path outside the edited region at each step (blended diffusion).
         lock_margin: latent cells by which the edited region is widened for that.
         lock_window: window in which it is done; an early one settles the background and leaves shadows free after it.
@@ -85,6 +89,7 @@ class Guidance:
     regional: bool = True
     through: Literal["x0", "eps"] = "x0"
     reference: Literal["cached", "live"] = "cached"
+    one_pass: bool = False
     lock: bool = False
     lock_margin: int = 1
     lock_window: tuple[float, float] = (0.0, 1.0)
@@ -205,6 +210,7 @@ _ICLR: dict[str, Any] = dict(
     regional=True,
     through="x0",
     reference="cached",
+    one_pass=False,
     lock=False,
     lock_margin=1,
     lock_window=(0.0, 1.0),
