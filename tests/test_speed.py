@@ -60,6 +60,8 @@ def test_guidance_that_the_loops_do_not_know_is_refused() -> None:
     w = Guidance(sde=(0.2, 0.4), sde_inside=0.4)
     with pytest.raises(InputError, match="another preset"):
         official_edit(tiny_model(), case.before.image, case.edit, case.prompt, w)
+    with pytest.raises(InputError, match="one_pass"):
+        official_edit(tiny_model(), case.before.image, case.edit, case.prompt, Guidance(one_pass=True))
 
 
 def test_the_report_adds_up() -> None:
@@ -68,12 +70,16 @@ def test_the_report_adds_up() -> None:
         progress=False,
     )  # fmt: skip
     rows = report["variants"]
-    assert list(rows) == ["official", "uncached", "ours"]
-    assert [rows[name]["nfe"] for name in ("official", "uncached", "ours")] == [16, 18, 13]
+    assert list(rows) == ["official", "uncached", "ours", "one pass"]
+    assert [row["nfe"] for row in rows.values()] == [16, 18, 13, 10]
     assert all(row["preset"] == "mini" and row["steps"] == 5 for row in rows.values())
     assert rows["official"]["times_faster"]["official"] == 1
     assert rows["official"]["psnr_gain"] == 0
+    work = [row["flops"] for row in rows.values()]
+    assert work[1] > work[0] > work[2] > work[3] > 0  # nothing kept, the official loop, ours, one pass
     for row in rows.values():
+        for than, ratio in row["times_less_work"].items():
+            assert ratio == pytest.approx(rows[than]["flops"] / row["flops"], abs=1e-5)
         assert [len(times) for times in row["times"]] == [2, 2]
         assert 0 < row["seconds"] <= max(t for times in row["times"] for t in times)
         gain = row["psnr"]["whole"] - rows["official"]["psnr"]["whole"]
@@ -89,11 +95,11 @@ def test_the_official_shape_takes_as_many_evaluations_as_published_and_no_guidan
         progress=False,
     )  # fmt: skip
     rows = report["variants"]
-    assert list(rows) == ["official", "uncached", "ours", "preset iclr"]
+    assert list(rows) == ["official", "uncached", "ours", "one pass", "preset iclr"]
     assert rows["preset iclr"] == rows["ours"]
     assert rows["official"]["nfe"] == 160 and rows["ours"]["nfe"] == 130
     text = table(report)
-    assert all(name in text for name in (*rows, "NFE", "threads"))
+    assert all(name in text for name in (*rows, "NFE", "TFLOP", "threads"))
 
 
 @pytest.mark.parametrize(

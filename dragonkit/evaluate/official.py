@@ -41,8 +41,10 @@ def check_shape(w: Guidance) -> None:
     """Refuse guidance that these loops do not know.
 
     Raises:
-        InputError: it has time travel, stochastic or thinned steps.
+        InputError: it has time travel, stochastic or thinned steps, or takes noise and features from one pass.
     """
+    if w.one_pass:
+        raise InputError("the guidance takes noise and features from one pass, these loops from two: one_pass=False")
     if w.repeats > 1 or w.sde_inside or w.sde_outside or w.dense < 1:
         raise InputError("the guidance has time travel, stochastic or thinned steps: compare with another preset")
 
@@ -65,7 +67,7 @@ def official_edit(
         As :func:`dragonkit.edit`, within rounding.
 
     Raises:
-        InputError: the guidance has time travel, stochastic or thinned steps.
+        InputError: :func:`check_shape` refuses the guidance.
     """
     w, began = guidance, time.perf_counter()
     check_shape(w)
