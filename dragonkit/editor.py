@@ -85,14 +85,14 @@ def edit_steps(
 
     Raises:
         InputError: the edit does not fit the image, or a layer is not there.
-        NonFiniteError: an energy or a gradient is not finite.
+        NonFiniteError: an energy, a gradient or a latent is not finite.
     """
     w, schedule, watch = guidance, path.schedule, Watch()
     frame = frame_of(model, path)
     m = edit.regions(frame)
     mix = mixing(edit, m, w)
     observed = Observer(record, model.unet, path, m, mix)
-    empty = model.embed("") if w.cfg != 1 else {}
+    empty = path.unconditional(model, w.cfg)
     guided = [i for i in schedule.window(w.guided) if i < round(w.dense * len(schedule)) or i % 2 == 0]
     guided = guided if w.energy else []
     attended = schedule.window(w.attention) if w.attention_mode != "off" else range(0)
@@ -106,12 +106,11 @@ def edit_steps(
 
     for i, visit in visits(schedule, w):
         t = schedule.timesteps[i]
-        blank = path.empty.get(i, empty)
         with attention(model, path, mix, i, w) if i in attended else nullcontext(), observed() as seen:
             if w.one_pass and i in guided:
-                eps, at = joint(model, z, t, cond, blank, w.cfg, w.layers)
+                eps, at = joint(model, z, t, cond, empty[i], w.cfg, w.layers)
             else:
-                eps, at = denoise(model, z, t, cond, blank, w.cfg), None
+                eps, at = denoise(model, z, t, cond, empty[i], w.cfg), None
         if i in guided and at is None:
             at = separate(model, z, t, cond, w.layers)
         terms, grad = energy(model, path, edit, m, frame, at, i, w) if at else ([], None)
@@ -121,8 +120,7 @@ def edit_steps(
         z, x0 = schedule.step(z, along, i, towards=guided_eps, churn=churn, noise=noise)
         if i in locked and outside is not None:
             z = torch.where(outside, path.latents[i + 1], z)
-        if grad is not None:
-            watch.add(i, t, terms, grad)
+        watch.add(i, t, terms, grad, z)
         if i == len(schedule) - 1:
             watch.check()
         energies = {term.name: term.value.detach() for term in terms}
@@ -205,7 +203,7 @@ def edit(
 
     Raises:
         InputError: anything given cannot be used; raised before the denoiser runs.
-        NonFiniteError: an energy or a gradient is not finite.
+        NonFiniteError: an energy, a gradient, a latent or the image is not finite.
     """
     began = time.perf_counter()
     generated = image if isinstance(image, Generated) else None
@@ -215,9 +213,9 @@ def edit(
     schedule = generated.path.schedule if generated else Schedule(model, w.steps)
     keep = Keep.wanted(w, schedule)
 
-    def inverted(picture: Tensor, words: str, title: str) -> Path:
-        z0 = model.encode(pad(picture, model.multiple)[None])
-        path = invert(model, z0, model.embed(words), schedule, keep=keep, progress=bar(title, len(schedule), progress))
+    def inverted(picture: Tensor, words: str, title: str, cfg: float | None = None) -> Path:
+        z0, shown = model.encode(pad(picture, model.multiple)[None]), bar(title, len(schedule), progress)
+        path = invert(model, z0, model.embed(words), schedule, keep=keep, progress=shown, cfg=cfg)
         return replace(path, size=(picture.shape[1], picture.shape[2]))
 
     def decoded(z: Tensor) -> Tensor:
@@ -225,7 +223,7 @@ def edit(
 
     kept = Trace(decoded, record)
     with unfused(model.unet), counted(model.unet) as count:
-        path = generated.path if generated else inverted(source, words, "inversion")
+        path = generated.path if generated else inverted(source, words, "inversion", w.cfg)
         cond = path.cond if generated is None or words == generated.prompt else model.embed(words)
         keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
         others = tuple(inverted(ref.image, ref.prompt, "reference") for ref in task.references)

@@ -120,14 +120,21 @@ def clipped(shift: Tensor, most: float) -> Tensor:
 
 
 class Watch:
-    """Notices energies and gradients that are not finite, without waiting for the device at every step."""
+    """Notices numbers that are not finite, without waiting for the device at every step."""
 
     def __init__(self) -> None:
         self.healthy: list[Tensor] = []
         self.labels: list[str] = []
 
-    def add(self, i: int, t: int, terms: list[Term], grad: Tensor) -> None:
+    def add(self, i: int, t: int, terms: list[Term], grad: Tensor | None, z: Tensor) -> None:
         """Note one step; on a CPU, where looking is free, check it at once.
+
+        Args:
+            i: index of the step.
+            t: its timestep.
+            terms: of the energy, if it was evaluated.
+            grad: ∂L/∂z_t, if it was.
+            z: the latent after the step.
 
         Raises:
             NonFiniteError: see :meth:`check`.
@@ -135,10 +142,13 @@ class Watch:
         for term in terms:
             self.healthy.append(term.value.detach().isfinite())
             self.labels.append(f"step {i} (t = {t}): energy term {term.name!r} is not finite")
-        names = ", ".join(repr(term.name) for term in terms)
-        self.healthy.append(grad.isfinite().all())
-        self.labels.append(f"step {i} (t = {t}): the gradient of {names} is not finite")
-        if grad.device.type == "cpu":
+        if grad is not None:
+            names = ", ".join(repr(term.name) for term in terms)
+            self.healthy.append(grad.isfinite().all())
+            self.labels.append(f"step {i} (t = {t}): the gradient of {names} is not finite")
+        self.healthy.append(z.isfinite().all())
+        self.labels.append(f"step {i} (t = {t}): the latent is not finite")
+        if z.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
@@ -150,5 +160,5 @@ class Watch:
         if self.healthy:
             for ok, label in zip(torch.stack(self.healthy).tolist(), self.labels, strict=True):
                 if not ok:
-                    raise NonFiniteError(f"{label}; lower the energy scale or use a wider dtype")
+                    raise NonFiniteError(f"{label}; lower the energy scale or cfg, or use a wider dtype")
         self.healthy, self.labels = [], []

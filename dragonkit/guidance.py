@@ -6,11 +6,13 @@ Windows are fractions of the run, so a preset means the same for 20 steps as for
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dragonkit.errors import InputError
+
+LARGEST = 2.0**128 - 2.0**104
+"""The largest number in float32, in which energies are computed."""
 
 KINDS = ("move", "resize", "rotate", "appearance", "drag", "paste")
 """Kinds of edit that presets distinguish; resize is guided as move is, and rotate, by points, as drag is."""
@@ -180,7 +182,7 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         _require(each[-1] is ... or len(value) == len(each), f"{name} is {value!r}: give {len(each)} numbers")
         return tuple(_checked(name, v, each[0]) for v in value)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        _require(math.isfinite(value), f"{name} is {value}: give a finite number")
+        _require(abs(value) <= LARGEST, f"{name} is {value}: give a finite number, at most {LARGEST:.2g}")
         return float(value)
     right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     _require(right, f"{name} is {value!r}: give a value of type {kind.__name__}")

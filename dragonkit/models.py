@@ -6,10 +6,6 @@ hold.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dragonkit.errors import InputError
+from dragonkit.errors import InputError, NonFiniteError
 from dragonkit.schedule import alphas_cumprod
+from dragonkit.weights import explained, find, read
 
 if TYPE_CHECKING:
     from dragonkit.generation import Generated
@@ -161,15 +158,26 @@ class Model:
 
         Returns:
             Float32 (B, C, H / factor, W / factor), scaled to about unit variance.
+
+        Raises:
+            NonFiniteError: the autoencoder overflowed, as some do in half precision.
         """
         x = (image.to(self.device) * 2 - 1).to(next(self.vae.parameters()).dtype)
-        return self.vae.encode(x).latent_dist.mean.float() * self.vae.config.scaling_factor
+        z = self.vae.encode(x).latent_dist.mean.float() * self.vae.config.scaling_factor
+        return _finite(z, "the image's latent", "load the model in a wider dtype")
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Latent to image: (B, C, h, w) to float32 (B, 3, h · factor, w · factor), clamped to [0, 1]."""
+        """Latent to image: (B, C, h, w) to float32 (B, 3, h · factor, w · factor), clamped to [0, 1].
+
+        Raises:
+            NonFiniteError: the autoencoder overflowed: the latent is far out, or the precision too low.
+        """
         z = (z / self.vae.config.scaling_factor).to(next(self.vae.parameters()).dtype)
-        return (self.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
+        image = self.vae.decode(z).sample.float() / 2 + 0.5
+        return _finite(image, "the decoded image", "lower cfg or the energy, or load the model in a wider dtype").clamp(
+            0, 1
+        )
 
     def generate(self, prompt: str, seed: int = 0, **options: Any) -> Generated:
         """Generate an image, with its exact noise and path; see :func:`dragonkit.generation.generate`."""
@@ -181,124 +189,67 @@ class Model:
         """Raise an InputError that names the first tensor with a NaN or an infinity in it."""
         named = [(f"{part}/{name}", p) for part, net in self.parts.items() for name, p in net.state_dict().items()]
         named = [(name, p) for name, p in named if p.is_floating_point()]
-        finite = torch.stack([p.isfinite().all().to(self.device) for _, p in named])
+        device = self.device
+        finite = torch.stack([p.isfinite().all().to(device) for _, p in named])
         if not finite.all():  # one synchronisation for all of them
             broken = next(name for (name, _), ok in zip(named, finite.tolist(), strict=True) if not ok)
             raise InputError(f"weights of {self.name!r}: {broken} holds NaN or infinity; fetch the model again")
 
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What a model may compute in."""
+
+
 def load(name: str = "mini", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
     """Load a model; only safetensors, no code from the model's folder, no network unless the hub is named.
+
+    Every edit works in each of ``DTYPES``, on a CPU too: latents, energies and their gradients are float32 in any case.
+    There bfloat16 takes about as long as float32, less where the processor has instructions for it, and float16 several
+    times as long: its use on a CPU is to see what a GPU will compute. The fewer bits, the further an edit strays from
+    what float32 gives: by rounding alone in float16 (11 bits), visibly at times in bfloat16 (8 bits).
 
     Args:
         name: a name in ``CARDS`` ("mini" is bundled), a diffusers folder, or a hub id "owner/name".
         device: default the GPU if there is one.
-        dtype: default float32 on a CPU (stored half precision is widened), float16 on a GPU.
+        dtype: one of ``DTYPES``; default float32 on a CPU (stored half precision is widened), float16 on a GPU.
 
     Raises:
-        InputError: nothing of that name, or its weights are missing, truncated or not finite.
+        InputError: nothing of that name, or its weights are missing, truncated or not finite; or there is no such
+            device, or the dtype is another.
     """
     if not isinstance(name, (str, Path)):
         raise InputError(f"model name is {name!r}: give a text, one of {', '.join(CARDS)}, a folder or 'owner/name'")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}: choose from {', '.join(map(str, DTYPES))}")
+    place = _device(device)
+    dtype = dtype or (torch.float32 if place.type == "cpu" else torch.float16)
     card = CARDS.get(str(name)) or Card(source=str(name), about="given by the user")
-    folder = _folder(card.source)
-    with _explained(str(name)):
-        parts = _read(folder, dtype)
+    folder = find(card.source, CARDS)
+    with explained(str(name), CARDS):
+        parts = read(folder, dtype)
     model = Model(name=str(name), card=card, **parts)
     model.check_weights()
     for part in model.parts.values():
-        part.to(device)
-    if device.type == "cpu":
-        model.unet.to(memory_format=torch.channels_last)  # a few per cent faster there
+        part.to(place)
+    if place.type == "cpu":
+        for part in (model.unet, model.vae):
+            part.to(memory_format=torch.channels_last)  # somewhat faster there; in float16, twenty times
     return model
 
 
-def _folder(source: str) -> Path | str:
-    """The local folder of a source, its safetensors checked, or the hub id if it is one."""
-    if source == "mini":
-        from dragonkit.data import data_path
-
-        root = Path(data_path("mini"))
-    elif source and Path(source).expanduser().is_dir():
-        root = Path(source).expanduser()
-    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-        return source
-    else:
-        known = ", ".join(CARDS)
-        raise InputError(f"no model {source!r}: give one of {known}, an existing folder, or a hub id 'owner/name'")
-    for part in ("unet", "vae", "text_encoder"):
-        _check_files(root, part)
-    if not any((root / "tokenizer" / name).is_file() for name in ("vocab.json", "tokenizer.json")):
-        raise InputError(f"no tokenizer/vocab.json in {root}: fetch the model again")  # an empty one would be made
-    return root
-
-
-def _check_files(root: Path, part: str) -> None:
-    """Raise unless the part's folder holds readable safetensors of their full length."""
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted((root / part).glob("*.safetensors"))
-    if not files:
-        raise InputError(f"no {part}/*.safetensors in {root}: fetch the model again, in safetensors format")
-    for file in files:
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{part}/{file.name} is damaged ({error}): fetch the model again") from error
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn what diffusers and transformers raise while loading into one line."""
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device meant, which is there and can hold numbers."""
     try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"model {name!r} cannot be loaded ({reason}): known names are {', '.join(CARDS)}") from error
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises each of them, for one reason or another
+        there = ["'cpu'", *(f"'cuda:{k}'" for k in range(torch.cuda.device_count()))]
+        raise InputError(f"device is {device!r}, which is not there: choose from {', '.join(there)}") from error
+    return place
 
 
-def _read(folder: Path | str, dtype: torch.dtype) -> dict[str, Any]:
-    """Every part of a diffusers folder or hub model that an edit needs, in ``dtype`` on the CPU."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-    from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils.logging import disable_progress_bar as quiet_transformers
-
-    quiet_diffusers()  # bars over three files would end up in notebooks, and before an error's one line
-    quiet_transformers()
-    local = isinstance(folder, Path)
-    common: dict[str, Any] = {"local_files_only": local}
-    if local:
-        config = json.loads((Path(folder) / "scheduler" / "scheduler_config.json").read_text())
-    else:
-        config = dict(DDIMScheduler.load_config(folder, subfolder="scheduler"))
-
-    def weights(cls: Any, part: str) -> Any:
-        half = local and not any(p for p in (Path(folder) / part).glob("*.safetensors") if ".fp16." not in p.name)
-        net, info = cls.from_pretrained(
-            folder,
-            subfolder=part,
-            use_safetensors=True,
-            torch_dtype=dtype,
-            variant="fp16" if half else None,
-            output_loading_info=True,
-            **common,
-        )
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise InputError(f"{part} weights lack {missing[0]} and {len(missing) - 1} more: fetch the model again")
-        return net
-
-    return {
-        "unet": weights(UNet2DConditionModel, "unet"),
-        "vae": weights(AutoencoderKL, "vae"),
-        "text_encoder": weights(CLIPTextModel, "text_encoder"),
-        "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", **common),
-        "schedule_config": config,
-    }
+def _finite(x: Tensor, name: str, remedy: str) -> Tensor:
+    """``x`` itself; raises a NonFiniteError unless all of it is finite."""
+    if not x.isfinite().all():
+        raise NonFiniteError(f"{name} is not finite: {remedy}")
+    return x

@@ -99,7 +99,7 @@ def test_time_travel_goes_back_up_by_one_inversion_step(model, path):
 def test_an_inversions_own_empty_prompt_is_used_where_there_is_one(model, path):
     from dataclasses import replace
 
-    own = replace(path, empty={i: model.embed("something else") for i in range(5)})
+    own = replace(path, empty={i: model.embed("something else") for i in range(5)}, cfg=SHORT.cfg)
     w = SHORT.replace(energy=0.0)
     a, b = (list(editor.edit_steps(model, p, MOVE, path.cond, w))[-1].z for p in (path, own))
     assert not torch.equal(a, b)

@@ -102,12 +102,16 @@ def test_one_guided_step_of_a_toy_denoiser_lowers_the_energy(through):
 
 def test_what_is_not_finite_is_named_with_its_step():
     good, bad = torch.ones(()), torch.tensor(torch.inf)
+    fine, broken = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), torch.nan)
     watch = Watch()
-    watch.add(3, 921, [Term("edit", good), Term("content", good)], torch.zeros(1, 4, 2, 2))
+    watch.add(3, 921, [Term("edit", good), Term("content", good)], fine, fine)
+    watch.add(3, 921, [], None, fine)
     with pytest.raises(NonFiniteError, match=r"step 4 \(t = 901\): energy term 'content' is not finite"):
-        watch.add(4, 901, [Term("edit", good), Term("content", bad)], torch.zeros(1, 4, 2, 2))
+        watch.add(4, 901, [Term("edit", good), Term("content", bad)], fine, broken)
     with pytest.raises(NonFiniteError, match=r"step 5 \(t = 881\): the gradient of 'edit' is not finite"):
-        Watch().add(5, 881, [Term("edit", good)], torch.full((1, 4, 2, 2), torch.nan))
+        Watch().add(5, 881, [Term("edit", good)], broken, broken)
+    with pytest.raises(NonFiniteError, match=r"step 6 \(t = 861\): the latent is not finite"):
+        Watch().add(6, 861, [], None, broken)
 
 
 def test_the_schedule_of_the_toy_is_stable_diffusions():

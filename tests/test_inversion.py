@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from dragonkit.editor import edit
-from dragonkit.edits import Move
+from dragonkit.editor import edit, edit_steps
+from dragonkit.edits import Move, Paste
 from dragonkit.errors import InputError, NonFiniteError
 from dragonkit.generation import denoise
 from dragonkit.guidance import Guidance
@@ -23,7 +23,7 @@ INVERTERS = {
     "ddim": ddim_invert,
     "refined": partial(ddim_invert, refine=3),
     "fixed_point": partial(fixed_point_invert, iterations=4, tolerance=1e-4),
-    "null_text": partial(null_text_invert, iterations=1),
+    "null_text": partial(null_text_invert, iterations=1, cfg=4.0),
 }
 
 
@@ -203,14 +203,14 @@ def test_an_iteration_that_leaves_the_finite_numbers_names_its_step():
         (fixed_point_invert, "iterations", True),
         (fixed_point_invert, "tolerance", -1e-3),
         (fixed_point_invert, "tolerance", float("nan")),
-        (null_text_invert, "cfg", 1),
-        (null_text_invert, "cfg", float("inf")),
-        (null_text_invert, "cfg", "4"),
-        (null_text_invert, "iterations", 2.0),
-        (null_text_invert, "tolerance", None),
-        (null_text_invert, "rate", 0),
-        (null_text_invert, "refine", -1),
-        (null_text_invert, "rate", -1.0),
+        (partial(partial(null_text_invert, cfg=4.0), cfg=4.0), "cfg", 1),
+        (partial(null_text_invert, cfg=4.0), "cfg", float("inf")),
+        (partial(null_text_invert, cfg=4.0), "cfg", "4"),
+        (partial(null_text_invert, cfg=4.0), "iterations", 2.0),
+        (partial(null_text_invert, cfg=4.0), "tolerance", None),
+        (partial(null_text_invert, cfg=4.0), "rate", 0),
+        (partial(null_text_invert, cfg=4.0), "refine", -1),
+        (partial(null_text_invert, cfg=4.0), "rate", -1.0),
     ],
 )
 def test_a_bad_number_is_named_before_anything_is_computed(invert, name, value):
@@ -290,6 +290,43 @@ def test_null_text_brings_guided_generation_nearer_the_pivot():
     assert not torch.equal(path.empty[1]["encoder_hidden_states"], path.empty[0]["encoder_hidden_states"])
 
 
+def test_a_path_fitted_for_one_guidance_scale_is_refused_at_another():
+    model, move = tiny_model(), Move(box(64, 64, 20, 10, 40, 30), by=(10, 0))
+    schedule, w = Schedule(model, 2), Guidance.preset("iclr").replace(steps=2, cfg=7.5)
+    path = null_text_invert(model, noise(1, 4, 8, 8), model.embed(""), schedule, cfg=7.5, iterations=1, refine=0)
+    assert path.cfg == 7.5 and all(path.unconditional(model, 7.5)[i] is path.empty[i] for i in range(2))
+    for cfg in (4.0, 1.0):
+        with pytest.raises(InputError, match=f"cfg is {cfg:g}, but the inversion was made for cfg 7.5"):
+            next(edit_steps(model, path, move, path.cond, w.replace(cfg=cfg)))
+    next(edit_steps(model, path, move, path.cond, w))
+
+
+@pytest.mark.parametrize("cfg", [2.0, 7.5])
+def test_an_edit_tells_the_inverter_its_guidance_scale(cfg):
+    model, mask, told = tiny_model(), box(64, 64, 20, 10, 40, 30), []
+
+    def invert(*args, **options):
+        told.append(options["cfg"])
+        return null_text_invert(*args, **options, iterations=2, refine=0)
+
+    paste = Paste(picture(64, 64, seed=1), mask, at=(30, 30))
+    w = Guidance.preset("iclr", "paste").replace(steps=2, cfg=cfg)
+    with counted(model.unet) as count:
+        result = edit(model, picture(64, 64), paste, guidance=w, invert=invert, progress=False)
+    assert told == [cfg, None]  # nothing is generated from the reference
+    assert count.evaluations == result.nfe == 2 + 2 * (1 + 1 + 2) + 2 + 2 + 1
+    fixed = partial(null_text_invert, iterations=2, refine=0, cfg=5.0)  # what edit() knows better counts
+    again = edit(model, picture(64, 64), paste, guidance=w, invert=fixed, progress=False)
+    assert torch.equal(result.tensor, again.tensor)
+
+
+def test_an_edit_without_a_guidance_scale_cannot_be_fitted():
+    move, w = Move(box(64, 64, 20, 10, 40, 30), by=(10, 0)), Guidance.preset("mini").replace(steps=2)
+    with counted(tiny_model().unet) as count, pytest.raises(InputError, match="cfg is 1.* use ddim_invert"):
+        edit(tiny_model(), picture(64, 64), move, guidance=w, invert=null_text_invert, progress=False)
+    assert count.evaluations == 0
+
+
 def test_null_text_leaves_every_other_entry_and_dtype_alone():
     added, words = torch.arange(6).view(1, 6), torch.zeros(1, 2, 3, dtype=torch.bfloat16)
     empty = {"encoder_hidden_states": words, "time_ids": added}
@@ -323,7 +360,7 @@ def test_the_accepted_embedding_is_never_worse_than_its_start(rate):
 def test_null_text_stops_early_within_the_tolerance():
     model, z0 = tiny_model(), noise(1, 4, 8, 8)
     with counted(model.unet) as count:
-        path = null_text_invert(model, z0, model.embed("a ball"), Schedule(model, 6), tolerance=1e9, refine=2)
+        path = null_text_invert(model, z0, model.embed("a ball"), Schedule(model, 6), cfg=4.0, tolerance=1e9, refine=2)
     assert count.evaluations == 6 + 2 * 2 + 6 * 2
     assert all(
         torch.equal(c["encoder_hidden_states"], model.embed("")["encoder_hidden_states"]) for c in path.empty.values()

@@ -1,5 +1,7 @@
 """Shared inversions change nothing but the cost, and an ablation switches off its own part and no other."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -8,7 +10,8 @@ from dragonkit.errors import InputError
 from dragonkit.evaluate.ablations import ABLATIONS, PAPER, ablated, without_layer
 from dragonkit.evaluate.runs import Once, covers, runner
 from dragonkit.guidance import Guidance
-from dragonkit.inversion import Keep, ddim_invert
+from dragonkit.inversion import Keep, ddim_invert, null_text_invert
+from dragonkit.schedule import Schedule
 from dragonkit.world import counterfactual
 from tests.tiny import tiny_model
 
@@ -45,7 +48,7 @@ def test_shared_runs_are_separate_runs_bit_for_bit(kind: str) -> None:
 def test_inversions_are_shared_only_if_they_suffice() -> None:
     calls = []
 
-    def invert(model, z0, cond, schedule, *, keep, progress):
+    def invert(model, z0, cond, schedule, *, keep, progress, cfg):
         calls.append(keep)
         return ddim_invert(model, z0, cond, schedule, keep=keep, progress=progress)
 
@@ -67,6 +70,16 @@ def test_inversions_are_shared_only_if_they_suffice() -> None:
         assert len(calls) == count
     run(w, "something else")
     assert len(calls) == 5
+
+
+def test_a_path_for_one_guidance_scale_is_shared_at_that_scale_only() -> None:
+    fitted = Once(partial(null_text_invert, iterations=0, refine=0))
+    model, z0, schedule = tiny_model(), torch.ones(1, 4, 8, 8), Schedule(tiny_model(), 2)
+    first, again, other, none = (
+        fitted(model, z0, model.embed(""), schedule, keep=Keep(), progress=iter, cfg=cfg) for cfg in (4.0, 4, 5.0, None)
+    )
+    assert first.empty is again.empty and first.empty is not other.empty and len(fitted.known) == 3
+    assert [p.cfg for p in (first, again, other, none)] == [4, 4, 5, None] and not none.empty
 
 
 def test_covering() -> None:

@@ -14,7 +14,7 @@ Methods that end in ``_cfg``, and null-text, generate under classifier-free guid
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -48,26 +48,22 @@ class Method:
 
     Args:
         about: one line.
-        invert: the inverter for generation at a classifier-free guidance scale.
-        guided: whether generation uses that scale; otherwise it uses 1.
+        invert: the inverter.
+        guided: whether generation uses classifier-free guidance.
     """
 
     about: str
-    invert: Callable[[float], Inverter]
+    invert: Inverter
     guided: bool = False
 
 
 METHODS = {
-    "ddim": Method("DDIM inversion, the plain formula", lambda cfg: partial(ddim_invert, order=1)),
-    "ddim2": Method("DDIM inversion, extrapolated", lambda cfg: ddim_invert),
-    "ddim2_refined": Method(
-        "DDIM inversion, extrapolated, five levels refined", lambda cfg: partial(ddim_invert, refine=5)
-    ),
-    "fixed_point": Method("fixed-point inversion", lambda cfg: fixed_point_invert),
-    "ddim2_cfg": Method("DDIM inversion, extrapolated; guided generation", lambda cfg: ddim_invert, guided=True),
-    "null_text": Method(
-        "null-text inversion; guided generation", lambda cfg: partial(null_text_invert, cfg=cfg), guided=True
-    ),
+    "ddim": Method("DDIM inversion, the plain formula", partial(ddim_invert, order=1)),
+    "ddim2": Method("DDIM inversion, extrapolated", ddim_invert),
+    "ddim2_refined": Method("DDIM inversion, extrapolated, five levels refined", partial(ddim_invert, refine=5)),
+    "fixed_point": Method("fixed-point inversion", fixed_point_invert),
+    "ddim2_cfg": Method("DDIM inversion, extrapolated; guided generation", ddim_invert, guided=True),
+    "null_text": Method("null-text inversion; guided generation", null_text_invert, guided=True),
 }
 
 
@@ -148,11 +144,11 @@ def bench_inversion(
 @torch.no_grad()
 def _bench_item(model: Model, scene: Scene, z0: Tensor, schedule: Schedule, method: Method, cfg: float) -> Row:
     """Invert one scene, generate it again: the latent it comes back to, drift, noise and cost."""
-    cond, invert, began = model.embed(caption(scene)), method.invert(cfg), time.perf_counter()
+    cond, scale, began = model.embed(caption(scene)), cfg if method.guided else 1.0, time.perf_counter()
     with counted(model.unet) as count, counted_backwards(model.unet) as backwards:
-        path = invert(model, z0, cond, schedule, keep=Keep(), progress=iter)
+        path = method.invert(model, z0, cond, schedule, keep=Keep(), progress=iter, cfg=scale)
     seconds = time.perf_counter() - began
-    latents = retrace(model, path, cfg if method.guided else 1.0)
+    latents = retrace(model, path, scale)
     return {
         "z": latents[-1],
         "drift": [(z - path.latents[i]).square().mean().sqrt().item() for i, z in enumerate(latents)],
@@ -179,10 +175,13 @@ def retrace(model: Model, path: Path, cfg: float = 1.0) -> list[Tensor]:
 
     Returns:
         The latents by level, (1, C, h, w) each; the first is z_T.
+
+    Raises:
+        InputError: the inversion was made for another scale.
     """
-    z, empty, latents = path.z_T, model.embed(""), [path.z_T]
+    z, empty, latents = path.z_T, path.unconditional(model, cfg), [path.z_T]
     for i, t in enumerate(path.schedule.timesteps):
-        z, _ = path.schedule.step(z, denoise(model, z, t, path.cond, path.empty.get(i, empty), cfg), i)
+        z, _ = path.schedule.step(z, denoise(model, z, t, path.cond, empty[i], cfg), i)
         latents.append(z)
     return latents
 

@@ -42,6 +42,8 @@ def runner(model: Model, case: Counterfactual) -> Run:
 class Once:
     """An inverter that remembers: the same picture, prompt and steps are inverted once, if that kept enough.
 
+    So are they for every guidance scale, unless the path serves one only.
+
     Args:
         invert: the inverter to ask the first time.
     """
@@ -51,13 +53,21 @@ class Once:
         self.known: list[tuple[Keep, Path]] = []
 
     def __call__(
-        self, model: Model, z0: Tensor, cond: Cond, schedule: Schedule, *, keep: Keep, progress: Progress
+        self,
+        model: Model,
+        z0: Tensor,
+        cond: Cond,
+        schedule: Schedule,
+        *,
+        keep: Keep,
+        progress: Progress,
+        cfg: float | None = None,
     ) -> Path:
         """See :func:`dragonkit.inversion.ddim_invert`."""
         for kept, path in self.known:
-            if _same(path, z0, cond, schedule) and covers(kept, keep):
+            if _same(path, z0, cond, schedule) and covers(kept, keep) and path.cfg in (None, cfg):
                 return replace(path)  # the caller may hang its own things on it
-        path = self.invert(model, z0, cond, schedule, keep=keep, progress=progress)
+        path = self.invert(model, z0, cond, schedule, keep=keep, progress=progress, cfg=cfg)
         self.known.append((keep, replace(path)))
         return path
 

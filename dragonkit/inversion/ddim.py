@@ -24,6 +24,7 @@ def ddim_invert(
     *,
     keep: Keep = NOTHING,
     progress: Progress = iter,
+    cfg: float | None = None,
     order: int = 2,
     refine: int = 0,
 ) -> Path:
@@ -50,6 +51,7 @@ def ddim_invert(
         schedule: the levels.
         keep: which features and tokens to keep.
         progress: wraps the loop over steps, for a progress bar.
+        cfg: scale of the generation to come, which makes no difference here.
         order: 1 or 2, see above.
         refine: levels to solve, from 0; all of them if there are fewer. Each costs two evaluations more.
 

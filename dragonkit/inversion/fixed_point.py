@@ -21,6 +21,7 @@ def fixed_point_invert(
     *,
     keep: Keep = NOTHING,
     progress: Progress = iter,
+    cfg: float | None = None,
     iterations: int = 30,
     tolerance: float = 1e-6,
 ) -> Path:
@@ -47,6 +48,7 @@ def fixed_point_invert(
         schedule: the levels.
         keep: which features and tokens to keep.
         progress: wraps the loop over steps, for a progress bar.
+        cfg: scale of the generation to come, which makes no difference here.
         iterations: most corrections of one level, from 0; each is one evaluation. Levels at which several in a row
             gain nothing are left sooner.
         tolerance: root mean square of what is left of the equation, in units of the latent, whose own is about 1.

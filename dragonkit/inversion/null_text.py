@@ -26,7 +26,7 @@ def null_text_invert(
     *,
     keep: Keep = NOTHING,
     progress: Progress = iter,
-    cfg: float = 4.0,
+    cfg: float | None,
     iterations: int = 10,
     tolerance: float = 3e-3,
     rate: float = 3e-2,
@@ -51,7 +51,8 @@ def null_text_invert(
         schedule: the levels.
         keep: which features and tokens of the pivot to keep.
         progress: wraps the loop over the steps of the optimisation, for a progress bar.
-        cfg: the classifier-free guidance scale of the generation to come; another scale there undoes the fit.
+        cfg: the classifier-free guidance scale of the generation to come, the only one that the path will serve;
+            :func:`dragonkit.edit` gives its own. None if nothing will be generated: then the pivot is all.
         iterations: most changes of the embedding at one step, from 0; the paper has 10.
         tolerance: root mean square distance to the pivot at which a step's optimisation stops early.
         rate: Adam's learning rate. The paper has 1e-2; with ten iterations the bundled model comes nearer at 3e-2.
@@ -59,13 +60,14 @@ def null_text_invert(
             inexact pivot, no embedding helps.
 
     Returns:
-        The pivot's path, with the embeddings in ``empty`` by step.
+        The pivot's path, with the embeddings in ``empty`` by step, and ``cfg``.
 
     Raises:
         InputError: a number is not usable, or ``cfg`` is 1, where the empty prompt has no effect.
         NonFiniteError: the loss is infinite or NaN; the message names the step.
     """
-    check_number("cfg", cfg)
+    if cfg is not None:
+        check_number("cfg", cfg)
     if cfg == 1:
         raise InputError("cfg is 1, where the empty prompt has no effect: give another, or use ddim_invert")
     check_whole("iterations", iterations)
@@ -73,6 +75,9 @@ def null_text_invert(
     check_number("rate", rate, positive=True)
     check_whole("refine", refine)
     path = ddim_invert(model, z0, cond, schedule, keep=keep, refine=refine)
+    if cfg is None:
+        return path
+    path.cfg = float(cfg)
     z, empty = path.z_T, {name: x.expand(len(z0), *x.shape[1:]) for name, x in model.embed("").items()}
     for i in progress(range(len(schedule))):
         eps = model.predict(z, schedule.timesteps[i], cond)

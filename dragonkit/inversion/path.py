@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.models import Cond, Model
 from dragonkit.schedule import Schedule
@@ -77,6 +78,7 @@ class Path:
         size: the image's (height, width) in pixels, before padding; None if it is the latent's.
         references: the paths of the other images that the edit draws on, in the order of ``Edit.references``.
         empty: by step: embedding of the empty prompt to use there, where an inversion found one of its own.
+        cfg: the classifier-free guidance scale that those were found for; None if there are none.
     """
 
     schedule: Schedule
@@ -88,6 +90,7 @@ class Path:
     size: tuple[int, int] | None = None
     references: tuple[Path, ...] = ()
     empty: dict[int, Cond] = field(default_factory=dict)
+    cfg: float | None = None
 
     @property
     def z_T(self) -> Tensor:
@@ -109,6 +112,21 @@ class Path:
             self.tokens[i] = at.tokens
         if at.features is not None:
             self.features[i] = at.features
+
+    def unconditional(self, model: Model, cfg: float) -> list[Cond]:
+        """The empty prompt's embedding for each step of generation from this path.
+
+        Args:
+            model: the denoiser.
+            cfg: classifier-free guidance scale of that generation; at 1 there is no empty prompt.
+
+        Raises:
+            InputError: the path has embeddings of its own, found for another scale.
+        """
+        if self.cfg is not None and self.cfg != cfg:
+            raise InputError(f"cfg is {cfg:g}, but the inversion was made for cfg {self.cfg:g}: give both the same")
+        plain = model.embed("") if cfg != 1 else {}
+        return [self.empty.get(i, plain) for i in range(len(self.schedule))]
 
     @torch.no_grad()
     def features_at(self, model: Model, i: int, layers: tuple[int, ...], *, live: bool = False) -> dict[int, Tensor]:
@@ -132,7 +150,20 @@ class Inverter(Protocol):
     """Anything that inverts a latent: :func:`dragonkit.ddim_invert`, or your own."""
 
     def __call__(
-        self, model: Model, z0: Tensor, cond: Cond, schedule: Schedule, *, keep: Keep, progress: Progress
+        self,
+        model: Model,
+        z0: Tensor,
+        cond: Cond,
+        schedule: Schedule,
+        *,
+        keep: Keep,
+        progress: Progress,
+        cfg: float | None,
     ) -> Path:
-        """See :func:`dragonkit.inversion.ddim_invert`."""
+        """See :func:`dragonkit.inversion.ddim_invert`.
+
+        :func:`dragonkit.edit` says with ``cfg`` at which classifier-free guidance scale it will generate from the path,
+        or None for a reference image, from which nothing is generated. An inverter whose path serves one scale only
+        says so in ``Path.cfg``.
+        """
         ...

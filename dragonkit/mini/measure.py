@@ -90,7 +90,7 @@ def measure(
             through = model.decode(z0)
             add(autoencoder=psnr(through, image), autoencoder_objects=psnr(through, image, cover > 0.5))
         for name in INVERTERS.keys() & set(bars):
-            path = INVERTERS[name](model, z0, cond, schedule, keep=Keep(), progress=iter)
+            path = INVERTERS[name](model, z0, cond, schedule, keep=Keep(), progress=iter, cfg=None)
             z = path.z_T
             for i, t in enumerate(schedule.timesteps):
                 z, _ = schedule.step(z, model.predict(z, t, cond), i)
