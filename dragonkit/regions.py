@@ -242,20 +242,21 @@ def pick(features: Tensor, at: Tensor | None = None) -> Tensor:
     Returns:
         (C, N), differentiable in ``features``.
     """
-    features = features[0] if features.ndim == 4 else features
+    features = features.squeeze(0) if features.ndim == 4 else features  # not [0]: its gradient would be a copy
     h, w = features.shape[-2:]
     vectors = features.flatten(1)
     if at is None:
         return vectors
     if at.dtype == torch.bool:
         return vectors[:, at.flatten()]
+    rows = vectors.t()  # whole vectors lie together where channels come last, and are taken as such
     if at.dtype == torch.int64:
-        return vectors.index_select(1, at)
+        return rows.index_select(0, at).t()
     left, top = at.floor().unbind(-1)
     fx, fy = (at - at.floor()).to(features.dtype).unbind(-1)
 
     def corner(x: Tensor, y: Tensor) -> Tensor:
-        return vectors.index_select(1, y.clamp(0, h - 1).long() * w + x.clamp(0, w - 1).long())
+        return rows.index_select(0, y.clamp(0, h - 1).long() * w + x.clamp(0, w - 1).long()).t()
 
     upper = corner(left, top) * (1 - fx) + corner(left + 1, top) * fx
     lower = corner(left, top + 1) * (1 - fx) + corner(left + 1, top + 1) * fx
