@@ -140,24 +140,29 @@ class Frame:
             raise InputError(f"{name} is {size} but the image is {self.width}x{self.height}: draw it on this image")
         return mask.to(self.device)
 
+    def extended(self, mask: Tensor) -> Tensor:
+        """A pixel mask (H, W) on the padded image, whose padding it does not hold; one that is there already stays."""
+        high, wide = self.padded
+        return F.pad(mask, (0, wide - mask.shape[1], 0, high - mask.shape[0]))
+
     def cells(self, mask: Tensor, shape: tuple[int, int]) -> Tensor:
         """A pixel mask (H, W) on a grid: the cells at least half covered, or if there are none, every cell touched.
 
         Args:
-            mask: bool (H, W), in the image's pixels.
+            mask: bool (H, W), in the image's pixels, or :meth:`extended`.
             shape: (h, w) of the grid, for instance ``latent``, ``grid`` or a coarser power of two.
 
         Returns:
             Bool (h, w).
         """
-        high, wide = self.padded
-        full = F.pad(mask.float(), (0, wide - mask.shape[1], 0, high - mask.shape[0]))
-        cover = F.adaptive_avg_pool2d(full[None], shape)[0]
+        cover = F.adaptive_avg_pool2d(self.extended(mask).float()[None], shape)[0]
         cells = cover >= 0.5
         return cells if cells.any() else cover > 0
 
     def tokens(self, mask: Tensor) -> dict[int, Tensor]:
         """A pixel mask (H, W) as tokens of attention layers, which lie row by row on the latent and its halvings.
+
+        What is outside a mask is ``~extended(mask)``, so that the padding, a mirror of the background, belongs to it.
 
         Returns:
             Number of tokens of a layer -> indices int64 of those in the mask.
