@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
     from dragonkit.edits import Move as Move
     from dragonkit.edits import Paste as Paste
     from dragonkit.edits import Resize as Resize
+    from dragonkit.edits import Rotate as Rotate
     from dragonkit.edits import Several as Several
     from dragonkit.energy import similarity as similarity
     from dragonkit.errors import InputError as InputError
@@ -61,6 +62,7 @@ _HOME = {
     "Session": "session",
     "Several": "edits",
     "Trace": "trace",
+    "Rotate": "edits",
     "data_path": "data",
     "ddim_invert": "inversion",
     "edit": "editor",

@@ -22,7 +22,15 @@ FAINT = 0.03  # and what surrounds it is, down to this
 _SEAM = 0.6  # how much a pixel next to the edited places takes of the edit, times the share of its neighbours there
 
 
-def preserve(edited: Tensor, through: Tensor, source: Tensor, was: Tensor, target: Tensor, cell: int = 8) -> Tensor:
+def preserve(
+    edited: Tensor,
+    through: Tensor,
+    source: Tensor,
+    was: Tensor,
+    target: Tensor,
+    within: Tensor | None = None,
+    cell: int = 8,
+) -> Tensor:
     """Composite an edited image with its source.
 
     Args:
@@ -32,6 +40,7 @@ def preserve(edited: Tensor, through: Tensor, source: Tensor, was: Tensor, targe
         was: (H, W) bool, where the object was.
         target: (H, W) bool, where it shall be. Its rim is held: what the edit draws just outside is taken as the
             background's change nearby, a shadow's for instance, and not as more of the object.
+        within: (H, W) bool, all that may change; None if anything may.
         cell: pixels of a latent cell; distances scale with it.
 
     Returns:
@@ -50,7 +59,8 @@ def preserve(edited: Tensor, through: Tensor, source: Tensor, was: Tensor, targe
     kept = torch.where(rim, _nearest(torch.where(was, change, kept), near & ~was), kept)
     share = torch.maximum(core.float(), _SEAM * _mean3(core.float()))
     background = (source + kept).clamp(0, 1)
-    return torch.where(share > 0, share * edited + (1 - share) * background, background)
+    result = torch.where(share > 0, share * edited + (1 - share) * background, background)
+    return result if within is None else torch.where(within, result, source)
 
 
 def _mean3(x: Tensor) -> Tensor:

@@ -5,11 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragonkit.edits import Appearance, Branches, Drag, Edit, Move, Paste, Regions, Resize
+from dragonkit.edits import Appearance, Branches, Drag, Edit, Move, Paste, Regions, Resize, Rotate, Several
 from dragonkit.energy import Term, attract, similarity
 from dragonkit.errors import InputError
 from dragonkit.guidance import KINDS, Guidance
-from dragonkit.regions import Frame, pick
+from dragonkit.regions import Frame, nearest, pick
+from dragonkit.spline import came_from
 from tests.tiny import box, picture
 
 FRAME = Frame(64, 128)  # latent 8 x 16, grid 16 x 32
@@ -207,7 +208,7 @@ def test_a_new_edit_needs_only_terms():
         Edit()
 
 
-@pytest.mark.parametrize("cls", [Move, Resize, Appearance, Drag, Paste])
+@pytest.mark.parametrize("cls", [Move, Resize, Appearance, Drag, Rotate, Paste])
 def test_every_edit_has_a_preset(cls):
     assert cls.kind in KINDS
 
@@ -252,16 +253,58 @@ def test_edits_that_do_not_fit_the_image_are_refused(edit, message):
         edit.regions(FRAME)
 
 
-def test_appearance_gives_the_objects_noise_the_references_mean_and_spread():
+def test_appearance_gives_the_objects_noise_the_references_mean_spread_and_part_of_it():
     edit = Appearance(OBJECT, REF, REF_MASK)
     m = edit.regions(FRAME)
     z, other = torch.randn(1, 4, 8, 16), 3 * torch.randn(1, 4, 16, 8) + 1
     started = edit.start(z, (other,), m)
     mine, theirs = box(8, 16, 2, 2, 5, 6), box(16, 8, 8, 1, 12, 5)
-    new, model = started[0][:, mine], other[0][:, theirs]
-    torch.testing.assert_close(new.mean(1), model.mean(1))
-    torch.testing.assert_close(new.std(1), model.std(1))
+    # 3 rows of the object lie on 4 of the reference's, the middle one between the second and the third.
+    opposite = other[0][:, theirs].reshape(4, 4, 4)[:, [0, 1, 3]].flatten(1)
+    new, old = started[0][:, mine], z[0][:, mine]
+    torch.testing.assert_close(nearest(other, m.source), opposite)
+    torch.testing.assert_close(new.mean(1), opposite.mean(1))
+    torch.testing.assert_close(new.std(1), opposite.std(1))
     assert torch.equal(started[0][:, ~mine], z[0][:, ~mine])
-    old = z[0][:, mine]  # the pattern of the noise stays
-    cosine = torch.cosine_similarity(new - new.mean(1, keepdim=True), old - old.mean(1, keepdim=True), dim=1)
-    torch.testing.assert_close(cosine, torch.ones(4))
+    for channel in range(4):  # what is left, but for mean and spread, are 6 parts of the one pattern and 4 of the other
+        unit = [(x[channel] - x[channel].mean()) / x[channel].std() for x in (new, old, opposite)]
+        parts = torch.linalg.lstsq(torch.stack(unit[1:], 1), unit[0][:, None])
+        assert parts.solution[0].item() / parts.solution[1].item() == pytest.approx(1.5, rel=1e-4)
+        torch.testing.assert_close(torch.stack(unit[1:], 1) @ parts.solution, unit[0][:, None])
+
+
+def test_an_appearance_from_a_single_cell_leaves_the_noise_alone():
+    edit = Appearance(OBJECT, REF, box(128, 64, 64, 8, 68, 12))
+    z = torch.randn(1, 4, 8, 16)
+    assert edit.start(z, (torch.randn(1, 4, 16, 8),), edit.regions(FRAME)) is z
+
+
+def test_rotate_compares_every_cell_with_where_the_spline_takes_it_from():
+    mask, points = box(64, 128, 8, 16, 56, 112), [(60, 31.5, 68, 31.5), (40, 31.5, 44, 31.5)]
+    edit = Rotate(points, mask)
+    m, drag = edit.regions(FRAME), Drag(points, mask).regions(FRAME)
+    assert torch.equal(m.share, drag.share) and torch.equal(m.edited, drag.edited | m.landing)
+    assert m.inpaint is None and [t.name for t in edit.terms(branches(), m, Guidance())] == ["edit", "content"]
+    assert len(m.gen) == len(m.gud) == int(box(16, 32, 2, 4, 14, 28).sum())
+    way = FRAME.to_pixels(m.gud.double(), FRAME.grid) - FRAME.to_pixels(m.gen.double(), FRAME.grid)
+    expected = came_from(FRAME.to_pixels(m.gen.double(), FRAME.grid), points, mask)
+    torch.testing.assert_close(FRAME.to_pixels(m.gud.double(), FRAME.grid), expected, atol=1e-4, rtol=0)
+    near = (FRAME.to_pixels(m.gen.double(), FRAME.grid) - torch.tensor([68, 31.5])).norm(dim=1).argmin()
+    assert way[near, 0] == pytest.approx(-8, abs=1.5) and way.norm(dim=1).max() < 12
+    # Cells that hardly move keep their noise; the others take it from where they come from.
+    z = torch.arange(8 * 16.0).reshape(1, 1, 8, 16)
+    started = edit.start(z, (), m)
+    assert m.landing.any() and torch.equal(started[0, 0][~m.landing], z[0, 0][~m.landing])
+    assert torch.equal(started[0, 0][m.landing], nearest(z, m.source)[0])
+
+
+def test_edits_say_what_may_change_at_all():
+    mask = box(64, 128, 8, 16, 56, 112)
+    was, target, within = Drag([(40.5, 32, 80.5, 32)], mask).places(FRAME)
+    assert torch.equal(within, mask) and was[32, 40] and target[32, 80] and not (was & target).any()
+    assert was.sum() == target.sum() and 90 < was.sum() < 130  # a disc of three quarters of a cell's width, 6 pixels
+    assert Move(OBJECT, by=(8, 0)).places(FRAME).within is None
+    assert all(torch.equal(places, OBJECT) for places in Appearance(OBJECT, REF, REF_MASK).places(FRAME))
+    assert Several([Move(OBJECT, by=(8, 0)), Drag([(40, 32, 80, 32)], mask)]).places(FRAME).within is None
+    both = Several([Appearance(OBJECT, REF, REF_MASK), Drag([(40, 32, 80, 32)], mask)]).places(FRAME)
+    assert torch.equal(both.within, mask | OBJECT)

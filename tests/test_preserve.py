@@ -61,3 +61,13 @@ def test_the_result_stays_in_range_and_thresholds_are_ordered(scene):
     assert FAINT < STRONG
     everywhere = torch.ones_like(was)
     assert torch.equal(preserve(edited, through, source, everywhere, target), edited)
+
+
+def test_what_may_not_change_is_the_sources(scene):
+    source, through, was, target = scene
+    edited = through.clone()
+    edited[:, 10:60] = 1.0
+    within = was | target
+    out = preserve(edited, through, source, was, target, within)
+    assert torch.equal(out[:, ~within], source[:, ~within])
+    assert torch.equal(out[:, target], edited[:, target])

@@ -87,7 +87,7 @@ def test_references_and_attention_contexts_are_shared_out_in_order():
 
 
 def test_places_are_known_if_every_edit_knows_its_own():
-    was, target = Several(MOVES).places(FRAME)
+    was, target, _ = Several(MOVES).places(FRAME)
     assert torch.equal(was, A | B) and torch.equal(target, MOVES[0].target() | MOVES[1].target())
 
     class Mine(Edit):

@@ -220,6 +220,12 @@ def test_counterfactual_kinds_do_what_they_say():
         drag = counterfactual("drag", seed, "train", 96)
         for x0, y0, x1, y1 in drag.points():
             assert bool(drag.mask[round(y0), round(x0)]) and bool(drag.target[round(y1), round(x1)])
+        start, end = (torch.tensor(drag.anchors())[:, k : k + 2] for k in (0, 2))
+        handles = torch.tensor(drag.points())[:, :2]
+        assert 1 <= len(start) <= 3 and torch.cdist(start, handles).min() > 9.6
+        assert (end - start).norm(dim=1).max() < math.dist(drag.points()[0][:2], drag.points()[0][2:])
+        assert list(drag.edit.points) == drag.points() + drag.anchors()
+        assert (drag.edit.mask & (drag.mask | drag.target)).sum() == (drag.mask | drag.target).sum()
         look = counterfactual("appearance", seed, "train", 96)
         worn, source = look.scene_after.objects[look.index], look.reference
         assert source is not None and look.reference_mask is not None and bool(look.reference_mask.any())

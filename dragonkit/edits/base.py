@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +63,20 @@ class Regions:
     edited: Tensor | None = None
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
     ref_tokens: tuple[Mapping[int, Tensor], ...] = ()
+
+
+class Places(NamedTuple):
+    """What an edit knows of where its object is; masks bool (H, W), in pixels.
+
+    Args:
+        was: where the object was.
+        target: where it shall be.
+        within: all that may change; None if anything may, for instance where shadows fall.
+    """
+
+    was: Tensor
+    target: Tensor
+    within: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +138,8 @@ class Edit(ABC):
         """
         return Regions()
 
-    def places(self, frame: Frame) -> tuple[Tensor, Tensor] | None:
-        """Where the object was and where it shall be, bool (H, W) both, if the edit knows; the default does not.
+    def places(self, frame: Frame) -> Places | None:
+        """Where the object was and where it shall be, if the edit knows; the default does not.
 
         With this, ``Guidance.preserve`` can tell what the edit may have changed.
         """

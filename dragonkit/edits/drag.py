@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragonkit.edits.base import Branches, Edit, Regions, content
+from dragonkit.edits.base import Branches, Edit, Places, Regions, content
 from dragonkit.edits.move import numbers, transplanted
 from dragonkit.energy import Term, attract, repel, similarity
 from dragonkit.errors import InputError
@@ -22,7 +22,7 @@ class Drag(Edit):
     """Drag what is at some points to other points.
 
     Args:
-        points: (x0, y0, x1, y1) each, pixels: from there to there.
+        points: (x0, y0, x1, y1) each, pixels: from there to there. One that goes nowhere holds what is there.
         mask: what may change, bool (H, W); without one, what is near the straight ways: within 16 pixels or half the
             longest way, whichever is more.
 
@@ -80,10 +80,19 @@ class Drag(Edit):
             s = similarity(f.gen, f.gud, m.inpaint, m.inpaint)
             yield Term("contrast", repel(s, w.w_contrast), "edit")
 
-    def places(self, frame: Frame) -> tuple[Tensor, Tensor]:
-        """What may change, twice: where the content ends up is for the method to say."""
+    def places(self, frame: Frame) -> Places:
+        """Discs round the start points and round the targets, and what may change.
+
+        Where the rest of the content ends up is for the method to say.
+        """
         mask = self.editable(frame).cpu()
-        return mask, mask
+        xy, pairs = positions((frame.height, frame.width)), torch.tensor(self.points, dtype=torch.float64)
+
+        def near(centres: Tensor) -> Tensor:
+            away = torch.stack([(xy - c).norm(dim=-1) for c in centres]).amin(0)
+            return (away < 0.75 * frame.factor) & mask
+
+        return Places(near(pairs[:, :2]), near(pairs[:, 2:]), mask)
 
     def start(self, z_T: Tensor, refs: tuple[Tensor, ...], m: Regions) -> Tensor:
         """z_T with a patch of 3 x 3 cells copied from each start to its target."""

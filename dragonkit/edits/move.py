@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragonkit.edits.base import Branches, Edit, Regions, content
+from dragonkit.edits.base import Branches, Edit, Places, Regions, content
 from dragonkit.energy import Term, attract, mean_similarity, repel, similarity
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
@@ -54,9 +54,9 @@ class Move(Edit):
         """The mask moved, bool (H, W): what leaves the image is cut off."""
         return carried(self.mask.to(device), tuple(self.mask.shape), self.placement)
 
-    def places(self, frame: Frame) -> tuple[Tensor, Tensor]:
+    def places(self, frame: Frame) -> Places:
         """The mask, and the mask moved."""
-        return self.mask, self.target()
+        return Places(self.mask, self.target())
 
     def regions(self, frame: Frame) -> Regions:
         """m_gud, m_gen, m_share, m_inpaint (Eq. 4 to 8), and where each target cell's content comes from.
@@ -153,7 +153,7 @@ def sourced(
     back = origin.to_cells(placement.back(frame.centres(shape)), there)
     cells = frame.cells(target, shape) & inside(back, there)
     if not cells.any():
-        raise InputError("the target touches the image only at its very edge: move it further in")
+        raise InputError("the target is too small for the model to see, or at the very edge: enlarge it or move it in")
     return cells, back[cells].float()
 
 

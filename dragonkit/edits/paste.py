@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dragonkit.edits.base import Branches, Edit, Reference, Regions, content, reference
+from dragonkit.edits.base import Branches, Edit, Places, Reference, Regions, content, reference
 from dragonkit.edits.move import carried, centre, numbers, sourced, transplanted
 from dragonkit.energy import Term, attract, similarity
 from dragonkit.errors import InputError
@@ -56,10 +56,10 @@ class Paste(Edit):
         x, y = centre(self.references[0].mask)
         return Placement((x, y), (self.at[0] - x, self.at[1] - y), self.scale)
 
-    def places(self, frame: Frame) -> tuple[Tensor, Tensor]:
+    def places(self, frame: Frame) -> Places:
         """Where the object goes, twice: it was nowhere."""
         target = carried(self.references[0].mask, (frame.height, frame.width), self.placement)
-        return target, target
+        return Places(target, target)
 
     def regions(self, frame: Frame) -> Regions:
         """m_gen where the object goes, and where in the reference each of its cells comes from.
@@ -82,7 +82,7 @@ class Paste(Edit):
             landing=m_latent,
             source=source,
             edited=m_latent,
-            tokens=frame.tokens(~target),
+            tokens=frame.tokens(~frame.extended(target)),
             ref_tokens=(there.tokens(theirs),),
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragonkit.edits.base import Branches, Edit, Reference, Regions, content
+from dragonkit.edits.base import Branches, Edit, Places, Reference, Regions, content
 from dragonkit.energy import Term
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
@@ -75,12 +75,16 @@ class Several(Edit):
             parts=tuple(replace(m, share=None) for m in vacated),
         )
 
-    def places(self, frame: Frame) -> tuple[Tensor, Tensor] | None:
-        """All old and all new places, if every edit knows its own."""
+    def places(self, frame: Frame) -> Places | None:
+        """All old and all new places, if every edit knows its own; anything may change if one edit says so."""
         known = [p for p in (e.places(frame) for e in self.edits) if p is not None]
         if len(known) < len(self.edits):
             return None
-        return torch.stack([was for was, _ in known]).any(0), torch.stack([target for _, target in known]).any(0)
+        was, target, within = (list(masks) for masks in zip(*known, strict=True))
+        everywhere = any(mask is None for mask in within)
+        return Places(
+            torch.stack(was).any(0), torch.stack(target).any(0), None if everywhere else torch.stack(within).any(0)
+        )
 
     def terms(self, f: Branches, m: Regions, w: Guidance) -> Iterator[Term]:
         """Every edit's terms, and what stays."""

@@ -80,7 +80,7 @@ def _marks(axes: Axes, edit: Edit, frame: Frame) -> None:
         return
     places = edit.places(frame)
     if places is not None:
-        was, shall = places
+        was, shall, _ = places
         if not isinstance(edit, Paste):  # what is pasted was nowhere
             _outline(axes, was, OLD)
         if not torch.equal(was, shall) or isinstance(edit, Paste):

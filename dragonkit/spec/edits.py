@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Resize, Several
+from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Resize, Rotate, Several
 from dragonkit.errors import InputError
 from dragonkit.files import read_image, read_mask
 from dragonkit.strict import Strict
@@ -108,22 +108,38 @@ class AppearanceSpec(EditSpec):
         )
 
 
-class DragSpec(EditSpec):
-    """A `Drag`: take what is at some points to other points, (x0, y0, x1, y1) each."""
+class PointsSpec(EditSpec):
+    """An edit by points (x0, y0, x1, y1): from there to there."""
 
-    kind: Literal["drag"]
+    edit: ClassVar[type[Drag]]
+
     points: tuple[tuple[float, float, float, float], ...]
     mask: RelativePath | None = None
 
     def build(self, folder: Path) -> Drag:
         """Make the edit."""
-        return Drag(self.points, read_mask(folder / self.mask) if self.mask is not None else None)
+        return self.edit(self.points, read_mask(folder / self.mask) if self.mask is not None else None)
 
     @classmethod
-    def of(cls, edit: Drag, put: Put) -> DragSpec:
+    def of(cls, edit: Drag, put: Put) -> PointsSpec:
         """Take an edit apart."""
-        points: Any = edit.points  # four numbers each: the edit has checked
-        return cls(kind="drag", points=points, mask=put("mask", edit.mask) if edit.mask is not None else None)
+        (kind,) = get_args(cls.model_fields["kind"].annotation)
+        mask = put("mask", edit.mask) if edit.mask is not None else None
+        return cls.model_validate({"kind": kind, "points": edit.points, "mask": mask})
+
+
+class DragSpec(PointsSpec):
+    """A `Drag`: take what is at some points to other points."""
+
+    edit = Drag
+    kind: Literal["drag"]
+
+
+class RotateSpec(PointsSpec):
+    """A `Rotate`: turn the surface that the mask marks in depth, as the points say."""
+
+    edit = Rotate
+    kind: Literal["rotate"]
 
 
 class PasteSpec(EditSpec):
@@ -155,13 +171,16 @@ class PasteSpec(EditSpec):
         )
 
 
-AnyEdit = Annotated[MoveSpec | ResizeSpec | AppearanceSpec | DragSpec | PasteSpec, Field(discriminator="kind")]
+AnyEdit = Annotated[
+    MoveSpec | ResizeSpec | AppearanceSpec | DragSpec | RotateSpec | PasteSpec, Field(discriminator="kind")
+]
 
 EDITS: dict[type[Edit], type[EditSpec]] = {
     Move: MoveSpec,
     Resize: ResizeSpec,
     Appearance: AppearanceSpec,
     Drag: DragSpec,
+    Rotate: RotateSpec,
     Paste: PasteSpec,
 }
 """The class of data for each class of edit."""

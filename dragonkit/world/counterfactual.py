@@ -26,6 +26,10 @@ _MARGIN = 4  # pixels of a 256-pixel picture that an edited object keeps from th
 _VISIBLE = 0.92  # share of an edited object that its neighbours must leave uncovered, before and after
 
 
+Pair = tuple[float, float, float, float]
+"""(x0, y0, x1, y1), pixels: from there to there."""
+
+
 @dataclass(frozen=True, eq=False)
 class Counterfactual:
     """An edit of a picture and its exact answer, H = W = size.
@@ -73,23 +77,40 @@ class Counterfactual:
         dx, dy = (end.mean(1) + scale * (centre - start.mean(1)) - centre).tolist()
         return round(dx, 2), round(dy, 2), round(scale, 4)
 
-    def points(self, count: int = 3) -> list[tuple[float, float, float, float]]:
+    def points(self, count: int = 3) -> list[Pair]:
         """Up to ``count`` true point pairs (x0, y0, x1, y1) in pixels, far apart, those that move most first."""
         start, end = self._matches(inner=True)
         travel = (end - start).norm(dim=0)
-        free, chosen = torch.ones_like(travel, dtype=torch.bool), list[int]()
+        chosen = self._apart(count, travel, travel >= 0.35 * travel.max())
+        return _pairs(start[:, chosen], end[:, chosen])
+
+    def anchors(self, count: int = 3) -> list[Pair]:
+        """Up to ``count`` more true point pairs, far from `points` and apart, those that move least first."""
+        start, end = self._matches(inner=True)
+        free = torch.ones_like(start[0], dtype=torch.bool)
+        for x, y, *_ in self.points():
+            free &= self._far(start, torch.tensor([[x], [y]]))
+        chosen = self._apart(count, -(end - start).norm(dim=0), free)
+        return _pairs(start[:, chosen], end[:, chosen])
+
+    def _apart(self, count: int, rank: Tensor, free: Tensor) -> list[int]:
+        """Which of the inner matches (N,) to take: the highest ranks of those that are free, each far from the rest."""
+        start, chosen = self._matches(inner=True)[0], list[int]()
         while len(chosen) < count and free.any():
-            best = int(torch.where(free, travel, -1.0).argmax())
-            if chosen and travel[best] < 0.35 * travel.max():
-                break
-            chosen.append(best)
-            free &= (start - start[:, best : best + 1]).norm(dim=0) > 0.1 * self.mask.shape[0]
-        pairs = torch.cat([start, end])[:, chosen].T.tolist()
-        return [(x0, y0, round(x1, 2), round(y1, 2)) for x0, y0, x1, y1 in pairs]
+            chosen.append(int(torch.where(free, rank, -math.inf).argmax()))
+            free = free & self._far(start, start[:, chosen[-1:]])
+        return chosen
+
+    def _far(self, xy: Tensor, point: Tensor) -> Tensor:
+        return (xy - point).norm(dim=0) > 0.1 * self.mask.shape[0]
 
     @property
     def edit(self) -> Edit:
-        """The edit that asks for ``after``: a Move for move and resize, a Drag for rotate and drag, an Appearance."""
+        """The edit that asks for ``after``, as a user would draw it who knows it.
+
+        A Move for move and resize, an Appearance, a Rotate, and for drag a Drag, with points that hold what
+        shall stay. What may change by points is marked with a margin of 1/64 of the picture.
+        """
         from dragonkit import edits
 
         if self.kind in ("move", "resize"):
@@ -100,7 +121,10 @@ class Counterfactual:
             return edits.Appearance(
                 self.mask, self.reference.image, self.reference_mask, reference_prompt=self.reference_prompt
             )
-        return edits.Drag(self.points(), mask=_grown(self.mask | self.target, self.mask.shape[0] // 32))
+        editable = _grown(self.mask | self.target, self.mask.shape[0] // 64)
+        if self.kind == "rotate":
+            return edits.Rotate(self.points(), editable)
+        return edits.Drag(self.points() + self.anchors(), editable)
 
     def _matches(self, inner: bool = False) -> tuple[Tensor, Tensor]:
         """Pixels (2, N) whose place after is known, and those places; ``inner`` leaves out the object's rim."""
@@ -108,6 +132,10 @@ class Counterfactual:
         if inner:
             known = known & ~_grown(~self.mask, max(1, self.mask.shape[0] // 64))
         return _pixels(known), self.flow[:, known]
+
+
+def _pairs(start: Tensor, end: Tensor) -> list[Pair]:
+    return [(x0, y0, round(x1, 2), round(y1, 2)) for x0, y0, x1, y1 in torch.cat([start, end]).T.tolist()]
 
 
 def _pixels(mask: Tensor) -> Tensor:
