@@ -144,6 +144,14 @@ def test_published_presets_take_the_features_apart(model):
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda e: type(e).__name__)
+def test_the_fast_preset_is_minis_in_fewer_evaluations_of_the_denoiser(model, edit):
+    fast, mini = (Guidance.preset(name, edit.kind) for name in ("fast", "mini"))
+    assert fast.steps < mini.steps and fast.one_pass and fast.cfg == 1
+    assert fast.replace(steps=mini.steps, one_pass=mini.one_pass, energy=mini.energy) == mini
+    assert run(model, edit, fast.replace(energy=1e-3)).nfe == fast.steps * (2 + len(edit.references))
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("mode", ["replace", "concat", "mix"])
 def test_every_edit_runs_in_one_pass_under_every_kind_of_attention(model, edit, mode):
     w = Guidance.preset("mini", edit.kind).replace(steps=3, attention_mode=mode, attention=(0.0, 1.0), one_pass=True)
