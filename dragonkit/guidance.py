@@ -243,8 +243,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "all": _ICLR | dict(steps=24, cfg=1.0, clip=0.25, preserve=True),
         "move": dict(energy=4.0, regional=False, lock=True, lock_margin=2, lock_window=(0.0, 0.5)),
         "resize": _FINE | dict(energy=16.0, w_edit=24.0, clip=0.5, guided=(0.0, 0.8), lock_window=(0.0, 0.7)),
-        "drag": _FINE | _HELD | dict(attention_mode="concat", energy=8.0, w_edit=8.0, w_content=24.0, w_contrast=0.1),
-        "rotate": dict(energy=16.0, w_content=6.0, clip=0.5, guided=(0.0, 0.9)),
+        "drag": _FINE
+        | _HELD
+        | dict(attention_mode="concat", energy=8.0, w_edit=8.0, w_content=24.0, w_contrast=0.1, lock_margin=1),
+        "rotate": dict(energy=16.0, w_content=6.0, clip=0.5, guided=(0.0, 0.9), lock_margin=0),
         "appearance": _HELD | dict(attention=(0.0, 1.0), attention_mode="mix", guided=(0.0, 0.3)),
         "paste": _MIXED,
     },

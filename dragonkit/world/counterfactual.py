@@ -109,7 +109,7 @@ class Counterfactual:
         """The edit that asks for ``after``, as a user would draw it who knows it.
 
         A Move for move and resize, an Appearance, a Rotate, and for drag a Drag, with points that hold what
-        shall stay. What may change by points is marked with a margin of 1/64 of the picture.
+        shall stay. What may change by points is marked with a margin, which a turn needs more of.
         """
         from dragonkit import edits
 
@@ -121,10 +121,10 @@ class Counterfactual:
             return edits.Appearance(
                 self.mask, self.reference.image, self.reference_mask, reference_prompt=self.reference_prompt
             )
-        editable = _grown(self.mask | self.target, self.mask.shape[0] // 64)
+        size, either = self.mask.shape[0], self.mask | self.target
         if self.kind == "rotate":
-            return edits.Rotate(self.points(), editable)
-        return edits.Drag(self.points() + self.anchors(), editable)
+            return edits.Rotate(self.points(), _grown(either, size // 32))
+        return edits.Drag(self.points() + self.anchors(), _grown(either, size // 64))
 
     def _matches(self, inner: bool = False) -> tuple[Tensor, Tensor]:
         """Pixels (2, N) whose place after is known, and those places; ``inner`` leaves out the object's rim."""
