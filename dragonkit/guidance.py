@@ -230,8 +230,8 @@ _MIXED = dict(attention=(0.0, 0.72), attention_mode="mix")  # steps 0 to 35 of 5
 _KEPT = _MIXED | dict(start="keep")
 _DIFFEDITOR = _ICLR | dict(dense=0.2, travel=(0.44, 0.58), repeats=3, sde=(0.22, 0.4), sde_inside=0.4)
 
-# Where outlines matter: the finer layer alone.
-_FINE = dict(steps=32, layers=(3,), layer_weights=(1.0,), regional=False)
+# The finer layer alone: the coarser one, compared as well, holds the bundled model's outlines back.
+_FINE = dict(layers=(3,), layer_weights=(1.0,), regional=False, w_edit=8.0)
 _HELD = dict(lock=True, lock_margin=0, lock_window=(0.0, 1.0))
 
 # For each preset what holds for all kinds, then what a kind changes.
@@ -241,13 +241,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "diffeditor": {"all": _DIFFEDITOR, "drag": dict(attention_mode="concat"), "appearance": _KEPT, "paste": _MIXED},
     "mini": {
         "all": _ICLR | dict(steps=24, cfg=1.0, clip=0.25, preserve=True),
-        "move": dict(energy=4.0, regional=False, lock=True, lock_margin=2, lock_window=(0.0, 0.5)),
-        "resize": _FINE | dict(energy=16.0, w_edit=24.0, clip=0.5, guided=(0.0, 0.8), lock_window=(0.0, 0.7)),
+        "move": _FINE | dict(energy=4.0, lock=True, lock_margin=2, lock_window=(0.0, 0.5)),
+        "resize": dict(
+            steps=28, one_pass=True, energy=16.0, w_edit=24.0, clip=0.5, guided=(0.0, 0.8), lock_window=(0.0, 0.7)
+        ),
         "drag": _FINE
         | _HELD
-        | dict(attention_mode="concat", energy=8.0, w_edit=8.0, w_content=24.0, w_contrast=0.1, lock_margin=1),
-        "rotate": dict(energy=16.0, w_content=6.0, clip=0.5, guided=(0.0, 0.9), lock_margin=0),
-        "appearance": _HELD | dict(attention=(0.0, 1.0), attention_mode="mix", guided=(0.0, 0.3)),
+        | dict(one_pass=True, attention_mode="concat", energy=8.0, w_content=24.0, w_contrast=0.1, lock_margin=1),
+        "rotate": dict(steps=28, energy=16.0, w_content=6.0, clip=0.5, guided=(0.0, 0.9), lock_margin=0),
+        "appearance": _HELD | dict(steps=20, attention=(0.0, 1.0), attention_mode="mix", guided=(0.0, 0.3)),
         "paste": _MIXED,
     },
 }

@@ -133,7 +133,7 @@ def _bench_edits(args: argparse.Namespace) -> None:
 
     model = load(args.model)
     done = run(model, plan, processes=args.jobs, parts=args.parts)
-    scores = report(model, plan, done)
+    scores = report(model, plan, done, args.jobs)
     _write_json(args.json, scores)
     print(table(scores))
     written = [args.json, *(save_sheets(done, args.sheet) if args.sheet else [])]

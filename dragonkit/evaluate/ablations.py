@@ -25,14 +25,17 @@ ABLATIONS: dict[str, Callable[[Guidance], Guidance]] = {
     "attention": lambda w: w.replace(attention_mode="off"),
     "layer2": lambda w: without_layer(w, 2),
     "layer3": lambda w: without_layer(w, 3),
+    "coarse": lambda w: w.replace(layers=(2,)),
+    "both": lambda w: w.replace(layers=(2, 3)),
     "start": lambda w: w.replace(start="keep"),
     "lock": lambda w: w.replace(lock=False),
     "preserve": lambda w: w.replace(preserve=False),
 }
 """Name -> the guidance without that part: L_edit, L_share, L_c, L_i (Eq. 5 to 8), cross-branch attention (Eq. 11), a
-layer of the multi-scale energy; and what presets add: copied noise, the background lock, the source's own pixels."""
+layer of the multi-scale energy; layer 2 alone and layers 2 and 3 instead of those that a preset has; and what presets
+add: copied noise, the background lock, the source's own pixels."""
 
-PAPER = ("edit", "content", "contrast", "inpaint", "attention", "layer2", "layer3")
+PAPER = ("edit", "content", "contrast", "inpaint", "attention", "layer2", "layer3", "coarse", "both")
 """The parts of the method itself."""
 
 

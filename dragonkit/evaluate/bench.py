@@ -15,7 +15,7 @@ answer:
 
 ``compared`` has the same measures for the ceiling and the baselines, ``ablations`` everything for the edit with one of
 its parts off, over the first scenes, beside "full", the edit itself over the same scenes. ``nfe`` is the mean number of
-denoiser evaluations, ``seconds`` the median time of one edit, inversion included.
+denoiser evaluations, ``seconds`` the median time of one edit, inversion included, beside ``processes`` others.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def run(
     return {kind: sorted(scenes, key=lambda s: s.job.seed) for kind, scenes in done.items()}
 
 
-def report(model: Model, plan: Plan, done: Mapping[str, Sequence[Scored]]) -> dict[str, Any]:
+def report(model: Model, plan: Plan, done: Mapping[str, Sequence[Scored]], processes: int = 1) -> dict[str, Any]:
     """What the JSON file holds: ``{"kinds": {kind: summary}, "run": ..., "made_with": ...}``; see `summary`."""
     kinds: dict[str, Any] = {}
     for kind, scenes in done.items():
@@ -135,6 +135,7 @@ def report(model: Model, plan: Plan, done: Mapping[str, Sequence[Scored]]) -> di
         "changes": dict(plan.changes),
         "split": plan.split,
         "seeds": list(range(plan.seed, plan.seed + plan.n)),
+        "processes": processes,
     }
     return tidy({"kinds": kinds, "run": ran, "made_with": made_with()})
 
@@ -143,7 +144,7 @@ def bench_edits(
     model: Model, plan: Plan, *, processes: int = 1, parts: Path | None = None, progress: bool = True
 ) -> dict[str, Any]:
     """Edit and score a plan's scenes: `report` of `run`."""
-    return report(model, plan, run(model, plan, processes=processes, parts=parts, progress=progress))
+    return report(model, plan, run(model, plan, processes=processes, parts=parts, progress=progress), processes)
 
 
 def summary(kind: str, items: Sequence[Row]) -> Row:
