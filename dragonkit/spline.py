@@ -27,7 +27,8 @@ def came_from(xy: Tensor, points: Sequence[Sequence[float]], mask: Tensor) -> Te
     from scipy.interpolate import RBFInterpolator
 
     pairs = torch.tensor(points, dtype=torch.float64)
-    pairs = pairs[[k for k in range(len(pairs)) if not (pairs[:k, 2:] == pairs[k, 2:]).all(1).any()]]  # one a target
+    apart = torch.cdist(pairs[:, 2:], pairs[:, 2:]) >= 0.5  # of targets closer together the first counts
+    pairs = pairs[[k for k in range(len(pairs)) if apart[k, :k].all()]]
     pins = border(mask)
     pins = pins[torch.cdist(pins, pairs[:, 2:]).amin(1) >= 1]
     nodes = torch.cat([pairs[:, 2:], pins])
@@ -41,6 +42,8 @@ def border(mask: Tensor) -> Tensor:
     padded = F.pad(mask[None].float(), (1, 1, 1, 1))
     ring = (F.max_pool2d(padded, 3, stride=1, padding=1) - padded)[0] > 0
     xy = ring.nonzero().flip(1) - 1
+    if len(xy) < 8 * _SPACING:
+        return xy.double()  # of a small mask all of them: a spline needs three, and a margin
     cells = torch.div(xy, _SPACING, rounding_mode="floor")
     seen: dict[tuple[int, int], int] = {}
     for k, (x, y) in enumerate(cells.tolist()):

@@ -13,12 +13,12 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Resize
+from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Resize, Rotate
 from dragonkit.guidance import KINDS, PRESETS, Guidance
 from dragonkit.models import Model
+from dragonkit.spec import EDITS
 from tests.tiny import SCHEDULER, picture, tiny_parts
 
-EDITS = (Move, Resize, Drag, Appearance, Paste)
 WORDS = ("", "a ball", "élan ☃ 雪", "word " * 50, "\n\t", "🐉")
 
 
@@ -141,18 +141,19 @@ class Case:
         Raises:
             InputError: the edit cannot be.
         """
-        h, w, kind = self.height, self.width, kind or self.rng.choice(EDITS)
+        h, w, kind = self.height, self.width, kind or self.rng.choice(tuple(EDITS))
         if kind is Move:
             by, scale = (self.number(-w / 2, w / 2), self.number(-h / 2, h / 2)), self.number(0.2, 3)
             return Move(self.mask(h, w), by, scale if self.often(0.5) else 1.0, self.number(-400, 400))
         if kind is Resize:
             return Resize(self.mask(h, w), self.number(0.1, 5))
-        if kind is Drag:
-            return Drag(self.points(), self.mask(h, w) if self.often(0.5) else None)
+        if kind in (Drag, Rotate):
+            return kind(self.points(), self.mask(h, w) if self.often(0.5) else None)
         there = self.rng.choice(((h, w), self.size()))
         reference, theirs, words = self.image(*there), self.mask(*there), self.rng.choice(WORDS)
         if kind is Appearance:
             return Appearance(self.mask(h, w), reference, theirs, words)
+        assert kind is Paste, "a new kind: draw it here too"
         return Paste(reference, theirs, self.place(), self.number(0.2, 4), words)
 
     def edits(self) -> list[Edit]:

@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from dragonkit.editor import edit as run
-from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Resize
+from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Resize, Rotate
 from dragonkit.energy import Term
 from dragonkit.errors import InputError, NonFiniteError
 from dragonkit.evaluate.scores import psnr
 from dragonkit.guidance import PRESETS, Guidance
 from dragonkit.inversion import ddim_invert, fixed_point_invert, null_text_invert
 from dragonkit.models import DTYPES, Model, load
-from dragonkit.regions import pad
+from dragonkit.regions import Frame, inside, pad
 from dragonkit.spec import Truth, load_task, save_spec
 from dragonkit.trace import Record
 from dragonkit.world import counterfactual
@@ -105,6 +107,45 @@ def test_a_random_spec_gives_an_image_or_says_in_one_line_why_not(
     assert outcomes["image"] > BLOCK / 2, outcomes
 
 
+@settings(max_examples=400)
+@given(seed=st.integers(0, 2**64), multiple=st.sampled_from([8, 32, 64]))
+def test_every_region_lies_on_the_grid_and_has_its_source(seed: int, multiple: int) -> None:
+    case = Case(seed)
+    frame = Frame(case.height, case.width, 8, multiple)
+    try:
+        edit = case.edit()
+        m = edit.regions(frame)
+    except InputError:
+        return
+    cells = frame.grid[0] * frame.grid[1]
+    for place in (m.gen, m.share, m.inpaint, m.outside):
+        if place is not None and not place.is_floating_point():
+            assert len(place) and place.min() >= 0 and place.max() < cells and len(place.unique()) == len(place)
+    assert m.gen is not None and m.gud is not None and len(m.gen) and len(m.gud)
+    assert isinstance(edit, Appearance) or len(m.gen) == len(m.gud)
+    there = Frame(*edit.references[0].image.shape[1:], 8, multiple) if edit.references else frame
+    if m.gud.is_floating_point():
+        assert m.gud.isfinite().all() and inside(m.gud, there.grid).all()
+    assert m.target is not None and m.target.shape == frame.latent and m.target.any()
+    assert m.landing is not None and m.source is not None and len(m.source) == m.landing.sum()
+    assert m.source.isfinite().all() and m.edited is not None and (m.edited | ~m.landing).all()
+    for count, tokens in m.tokens.items():
+        assert not len(tokens) or tokens.max() < count
+
+
+def test_a_turn_that_points_contradict_or_that_has_no_room_is_solved_or_refused() -> None:
+    frame, mask = Frame(64, 64), torch.zeros(64, 64, dtype=torch.bool)
+    mask[5, 5] = True
+    assert Rotate([(5, 5, 6, 5)], mask).regions(frame).gen is not None
+    mask[10:40, 10:40] = True
+    near = Rotate([(10, 10, 20, 20), (12, 12, 20 + 1e-9, 20)], mask).regions(frame)
+    assert torch.equal(near.gud, Rotate([(10, 10, 20, 20)], mask).regions(frame).gud)
+    mask[:] = False
+    mask[57:59, 45:47] = True
+    with pytest.raises(InputError, match="comes from off the image: draw shorter ways"):
+        Rotate([(41, 5, 44, 56), (30, 49, 17, 24)], mask).regions(frame)
+
+
 # Sizes.
 
 SIZES = [(64, 512), (512, 64), (131, 257), (333, 500), (65, 64), (191, 320), (64, 65), (257, 511)]
@@ -123,6 +164,7 @@ def edits_of(height: int, width: int) -> list[Edit]:
         Resize(mask, 0.7),
         Drag([(x, y, x + width / 6, y - height / 8)], mask=mask),
         Drag([(x, y, x + width / 6, y)]),
+        Rotate([(x, y, x + width / 20, y), (x, y + 5, x + width / 30, y + 5)], mask=mask),
         Appearance(mask, reference, theirs, "a cube"),
         Paste(reference, theirs, at=(x, y)),
     ]
@@ -148,15 +190,16 @@ def test_padding_by_hand_gives_the_same_pixels(size: tuple[int, int]) -> None:
     def widened(mask: Tensor) -> Tensor:
         return F.pad(mask, (0, right, 0, below))
 
-    move, resize, drag, _, appearance, paste = edits_of(*size)
+    move, resize, drag, _, rotate, appearance, paste = edits_of(*size)
     by_hand = [
         Move(widened(move.mask), move.by, move.scale, move.angle),
         Resize(widened(resize.mask), resize.scale),
         Drag(drag.points, widened(drag.mask)),
+        Rotate(rotate.points, widened(rotate.mask)),
         Appearance(widened(appearance.mask), appearance.reference, appearance.reference_mask, "a cube"),
         paste,
     ]
-    for edit, other in zip((move, resize, drag, appearance, paste), by_hand, strict=True):
+    for edit, other in zip((move, resize, drag, rotate, appearance, paste), by_hand, strict=True):
         for preset in ("iclr", "diffeditor"):
             w = Guidance.preset(preset, edit.kind).replace(steps=2, lock=True)
             a, b = (run(model, *what, guidance=w, progress=False) for what in ((image, edit), (padded, other)))
@@ -209,6 +252,7 @@ def test_every_edit_of_the_bundled_model_works_in_half_precision(mini: Model, dt
         case.edit,
         Resize(mask, 1.3),
         Drag([(40.0, 70.0, 64.0, 64.0)]),
+        Rotate([(40.0, 70.0, 50.0, 68.0)]),
         Appearance(mask, *theirs, other.prompt),
         Paste(*theirs, at=(64, 70)),
     ):

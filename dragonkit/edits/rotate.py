@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dragonkit.edits.base import Regions
 from dragonkit.edits.drag import Drag
+from dragonkit.errors import InputError
 from dragonkit.regions import Frame, inside, positions
 from dragonkit.spline import came_from
 
@@ -37,11 +38,13 @@ class Rotate(Drag):
         """The mask's cells, and where the content of each comes from; m_share is everything outside the mask.
 
         Raises:
-            InputError: a point is off the image, or the mask is not of its size.
+            InputError: a point is off the image, the mask is not of its size, or nothing on the image would be turned.
         """
         m = super().regions(frame)
         cells, gud = self._sources(frame, frame.grid)
         landing, source = self._sources(frame, frame.latent)
+        if not len(cells):
+            raise InputError("by these points all content of the mask comes from off the image: draw shorter ways")
         moved = (source - landing).norm(dim=-1) > STILL
         noise = torch.zeros(frame.latent, dtype=torch.bool, device=frame.device)
         x, y = landing[moved].long().unbind(-1)
