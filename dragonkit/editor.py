@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dragonkit.attention import attention, mixing
+from dragonkit.checks import check_text
 from dragonkit.edits.base import Branches, Edit, Regions
 from dragonkit.edits.several import Several
 from dragonkit.energy import Term, Watch, clipped, gradient, total
@@ -254,8 +255,7 @@ def checked(model: Any, image: Any, edit: Any, edits: Any, prompt: Any, w: Any) 
         raise InputError(f"edit is a {type(task).__name__}: give an edit such as Move(mask, by=(40, 0))")
     generated = image if isinstance(image, Generated) else None
     prompt = (generated.prompt if generated else "") if prompt is None else prompt
-    if not isinstance(prompt, str):
-        raise InputError(f"prompt is {prompt!r}: give a text, '' if there is nothing to say")
+    check_text("prompt", prompt)
     if w is None:
         w = Guidance.preset(model.default_guidance, task.kind)
         w = w.replace(steps=len(generated.path.schedule), cfg=generated.cfg) if generated else w

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dragonkit.checks import check_number, check_seed, check_text
 from dragonkit.errors import InputError
 from dragonkit.inversion import Path
 from dragonkit.models import Cond, Model
@@ -73,12 +74,9 @@ def generate(
     Raises:
         InputError: a value is not usable.
     """
-    if not isinstance(prompt, str):
-        raise InputError(f"prompt is {prompt!r}: give a text, '' if there is nothing to say")
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed!r}: give a whole number from 0 to 2**63 - 1")
-    if not isinstance(cfg, (int, float)) or not 0 <= cfg < float("inf"):
-        raise InputError(f"cfg is {cfg!r}: give a finite number from 0")
+    check_text("prompt", prompt)
+    check_seed(seed)
+    check_number("cfg", cfg)
     height, width = size or (model.unet.config.sample_size * model.factor,) * 2
     for side in (height, width):
         if side < model.multiple or side % model.multiple:

@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from dragonkit.checks import check_seed
 from dragonkit.errors import InputError
 
 LARGEST = 2.0**128 - 2.0**104
@@ -119,7 +120,7 @@ class Guidance:
         for name in ("dense", "sde_inside", "sde_outside"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: give a number from 0 to 1")
         _require(self.repeats >= 1, f"repeats is {self.repeats}: give 1 or more")
-        _require(0 <= self.seed < 2**63, f"seed is {self.seed}: give a whole number from 0 to 2**63 - 1")
+        check_seed(self.seed)
         distinct = len(set(self.layers)) == len(self.layers) > 0
         _require(distinct and min(self.layers, default=0) >= 1, f"layers is {self.layers}: name layers once, from 1")
         same = len(self.layers) == len(self.layer_weights)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dragonkit.checks import check_whole
 from dragonkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ class Schedule:
     def __init__(self, model: Model, steps: int) -> None:
         config = model.schedule_config
         count, offset = config["num_train_timesteps"], config.get("steps_offset", 0)
-        if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= count - offset:
-            raise InputError(f"steps is {steps!r}: give a whole number from 1 to {count - offset}")
+        check_whole("steps", steps, 1, count - offset)
         if config.get("timestep_spacing", "leading") != "leading":
             raise InputError(f"timestep_spacing {config['timestep_spacing']!r} is not known: use a 'leading' model")
         table = alphas_cumprod(config)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from dragonkit.checks import check_text
 from dragonkit.edits import Appearance, Edit, Paste, Several
-from dragonkit.errors import InputError
 from dragonkit.film import to_pil
 from dragonkit.guidance import Guidance
 from dragonkit.history import History, Node
@@ -49,8 +49,7 @@ class Session:
     """
 
     def __init__(self, model: Model, image: Any, prompt: str = "", guidance: Guidance | None = None) -> None:
-        if not isinstance(prompt, str):
-            raise InputError(f"prompt is {prompt!r}: give a text, '' if there is nothing to say")
+        check_text("prompt", prompt)
         self.model, self.guidance = model, guidance
         self.history = History((Node(id=0, parent=None, tensor=rounded(as_image(image)), prompt=prompt),))
 

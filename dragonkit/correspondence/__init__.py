@@ -13,9 +13,10 @@ every edit (Eq. 4), and here it can be looked at and measured. One idea a file::
 
 from dragonkit.correspondence.components import Components, colours, principal_components
 from dragonkit.correspondence.extract import FeatureMap, check_layers, extract, extract_path, on_image
-from dragonkit.correspondence.gaze import attention_weights, gaze
+from dragonkit.correspondence.gaze import gaze
 from dragonkit.correspondence.likeness import describe, similarity_map
 from dragonkit.correspondence.matching import Matches, match, mutual_matches
+from dragonkit.trace.observe import attention_weights
 
 __all__ = [
     "Components",

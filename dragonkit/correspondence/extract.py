@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dragonkit.checks import check_seed, check_text, check_whole
 from dragonkit.editor import frame_of
 from dragonkit.errors import InputError
 from dragonkit.inversion import Path
@@ -87,11 +88,9 @@ def extract(
     """
     source, layers = as_image(image), tuple(layers)
     check_layers(model, layers, t)
-    if not isinstance(prompt, str):
-        raise InputError(f"prompt is {prompt!r}: give a text, '' if there is nothing to say")
-    for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(f"{name} is {value!r}: give a whole number, at least {least}")
+    check_text("prompt", prompt)
+    check_whole("draws", draws, 1)
+    check_seed(seed)
     frame = Frame(source.shape[1], source.shape[2], model.factor, model.multiple, model.device)
     z0, cond = model.encode(pad(source, model.multiple)[None]), model.embed(prompt)
     a = alphas_cumprod(model.schedule_config)[t]
@@ -142,8 +141,7 @@ def check_layers(model: Model, layers: Iterable[int], t: int) -> None:
     with features(model.unet, layers):
         pass
     count = model.schedule_config["num_train_timesteps"]
-    if not isinstance(t, int) or isinstance(t, bool) or not 0 <= t < count:
-        raise InputError(f"timestep t is {t!r}: give a whole number from 0 to {count - 1}")
+    check_whole("timestep t", t, 0, count - 1)
 
 
 def on_image(cells: Tensor, frame: Frame) -> Tensor:

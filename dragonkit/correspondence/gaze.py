@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dragonkit.checks import check_whole
 from dragonkit.correspondence.place import shares
 from dragonkit.editor import frame_of
 from dragonkit.errors import InputError
 from dragonkit.inversion import Path
 from dragonkit.taps import attentions, record, rewire
-from dragonkit.trace.observe import Look, Mixing
+from dragonkit.trace.observe import Look, Mixing, attention_weights
 
 if TYPE_CHECKING:
     from dragonkit.models import Model
@@ -23,26 +24,6 @@ JOINS: dict[str, Mixing] = {
     "concat": lambda own, gud, refs: torch.cat([own, gud], dim=1),
     "off": lambda own, gud, refs: own,
 }
-
-
-def attention_weights(module: Any, queries: Tensor, context: Tensor) -> Tensor:
-    """softmax(Q Kᵀ / √d) of a self-attention module.
-
-    Args:
-        module: a diffusers ``attn1``.
-        queries: tokens that look, (n, C).
-        context: tokens looked at, (M, C).
-
-    Returns:
-        Float32 (heads, n, M); every row sums to 1.
-    """
-
-    def heads(x: Tensor, norm: Any) -> Tensor:
-        x = x.view(len(x), module.heads, -1).transpose(0, 1)
-        return (x if norm is None else norm(x)).float()
-
-    q, k = heads(module.to_q(queries), module.norm_q), heads(module.to_k(context), module.norm_k)
-    return (module.scale * q @ k.transpose(1, 2)).softmax(dim=-1)
 
 
 @torch.no_grad()
@@ -82,8 +63,7 @@ def gaze(
     """
     frame, join = frame_of(model, path), _joined(join)
     steps = len(path.schedule)
-    if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < steps:
-        raise InputError(f"step i is {i!r}: give a whole number from 0 to {steps - 1}")
+    check_whole("step i", i, 0, steps - 1)
     shares(at, frame, frame.latent)  # refuses a place that is not on the picture
     chosen = _chosen(model, modules)
     gud, others = path.tokens_at(model, i), [ref.tokens_at(model, i) for ref in path.references]

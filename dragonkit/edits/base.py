@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from dragonkit.checks import check_text
 from dragonkit.energy import Term, attract, similarity
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
@@ -104,8 +105,7 @@ def reference(image: Any, mask: Any, prompt: str) -> Reference:
     if mask.shape != image.shape[1:]:
         size, other = f"{mask.shape[1]}x{mask.shape[0]}", f"{image.shape[2]}x{image.shape[1]}"
         raise InputError(f"reference_mask is {size} but the reference is {other}: draw it on the reference")
-    if not isinstance(prompt, str):
-        raise InputError(f"reference_prompt is {prompt!r}: give a text, '' if there is nothing to say")
+    check_text("reference_prompt", prompt)
     return Reference(image, mask, prompt)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dragonkit.checks import check_seed
 from dragonkit.edits.base import Branches, Edit, Regions, content
 from dragonkit.energy import Term
-from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.regions import Frame, flat
 
@@ -29,8 +29,7 @@ class Reconstruct(Edit):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed!r}: give a whole number from 0 to 2**63 - 1")
+        check_seed(self.seed)
 
     def regions(self, frame: Frame) -> Regions:
         """m_share is the whole grid; everything may change."""

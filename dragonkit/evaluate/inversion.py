@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dragonkit.checks import check_number, check_whole
 from dragonkit.errors import InputError
 from dragonkit.evaluate.report import made_with, tidy
 from dragonkit.evaluate.scores import average, psnr
 from dragonkit.generation import denoise
 from dragonkit.inversion import Inverter, Keep, Path, ddim_invert, fixed_point_invert, null_text_invert
-from dragonkit.inversion.checks import check_number, check_whole
 from dragonkit.schedule import Schedule
 from dragonkit.taps import Count, counted
 from dragonkit.world import Scene, caption, sample_scene

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dragonkit.checks import check_whole
 from dragonkit.errors import InputError
-from dragonkit.inversion.checks import check_whole
 from dragonkit.inversion.climb import climb
 from dragonkit.inversion.path import NOTHING, Keep, Path, Progress
 from dragonkit.models import Cond, Model

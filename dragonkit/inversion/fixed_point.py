@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dragonkit.inversion.checks import check_number, check_whole
+from dragonkit.checks import check_number, check_whole
 from dragonkit.inversion.climb import climb
 from dragonkit.inversion.path import NOTHING, Keep, Path, Progress
 from dragonkit.models import Cond, Model

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dragonkit.checks import check_number, check_whole
 from dragonkit.errors import InputError, NonFiniteError
-from dragonkit.inversion.checks import check_number, check_whole
 from dragonkit.inversion.ddim import ddim_invert
 from dragonkit.inversion.path import NOTHING, Keep, Path, Progress
 from dragonkit.models import Cond, Model

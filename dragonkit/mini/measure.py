@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dragonkit.evaluate.scores import psnr
 from dragonkit.inversion import Inverter, Keep, ddim_invert, fixed_point_invert
 from dragonkit.models import Cond, Model, load
 from dragonkit.schedule import Schedule, alphas_cumprod
@@ -32,11 +33,10 @@ BARS = ("autoencoder", *INVERTERS, "classifier")
 ATTRIBUTES = ("colour", "shape", "ground")
 
 
-def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PSNR of images (B, 3, H, W) in [0, 1], in dB, (B,); nan where ``mask`` (B, H, W) is empty."""
-    error = (a - b).square().mean(1)
-    weight = torch.ones_like(error) if mask is None else mask.to(error.dtype)
-    return -10 * torch.log10((error * weight).sum((1, 2)) / weight.sum((1, 2)))
+def each_psnr(images: Tensor, answers: Tensor, masks: Tensor | None = None) -> Tensor:
+    """:func:`dragonkit.evaluate.scores.psnr` of each of a batch (B, 3, H, W), (B,); ``masks`` are bool (B, H, W)."""
+    regions = [None] * len(images) if masks is None else masks
+    return torch.tensor([psnr(*one) for one in zip(images, answers, regions, strict=True)])
 
 
 def embed_all(model: Model, prompts: list[str]) -> Cond:
@@ -88,14 +88,14 @@ def measure(
         z0, cond = model.encode(image), embed_all(model, [caption(s) for s in part])
         if "autoencoder" in bars:
             through = model.decode(z0)
-            add(autoencoder=psnr(through, image), autoencoder_objects=psnr(through, image, cover > 0.5))
+            add(autoencoder=each_psnr(through, image), autoencoder_objects=each_psnr(through, image, cover > 0.5))
         for name in INVERTERS.keys() & set(bars):
             path = INVERTERS[name](model, z0, cond, schedule, keep=Keep(), progress=iter, cfg=None)
             z = path.z_T
             for i, t in enumerate(schedule.timesteps):
                 z, _ = schedule.step(z, model.predict(z, t, cond), i)
             back = model.decode(z)
-            add(**{name: psnr(back, image), f"{name}_objects": psnr(back, image, cover > 0.5)})
+            add(**{name: each_psnr(back, image), f"{name}_objects": each_psnr(back, image, cover > 0.5)})
             add(**{f"{name}_noise_spread": path.z_T.flatten(1).std(1)})
         if "classifier" in bars:
             true = denoising_loss(model, z0, cond, draws, first)

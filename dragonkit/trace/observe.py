@@ -130,7 +130,7 @@ class Observer:
             own, theirs = args[0] if args else kwargs["hidden_states"], kwargs.get("encoder_hidden_states")
             level = self._levels.get(own.shape[1])
             if theirs is not None and level is not None:
-                p = attended(module, own[:1].index_select(1, level.cells), theirs[:1])
+                p = attention_weights(module, own[0].index_select(0, level.cells), theirs[0]).mean(dim=(0, 1))
                 maps = p.new_zeros(sum(h * w for h, w in level.shapes))
                 seen.attention[name] = Look(maps.index_add(0, level.address, p), level.shapes)
 
@@ -138,19 +138,24 @@ class Observer:
 
 
 @torch.no_grad()
-def attended(module: Any, queries: Tensor, context: Tensor) -> Tensor:
-    """The attention softmax(Q Kᵀ / √d) of a diffusers attention module, averaged over heads and queries.
+def attention_weights(module: Any, queries: Tensor, context: Tensor) -> Tensor:
+    """softmax(Q Kᵀ / √d) of a diffusers self-attention module (``attn1``), whose own projections are used.
 
     Args:
-        module: the module; its own projections are used.
-        queries: tokens (1, N, C) that look.
-        context: tokens (1, M, C) that are looked at.
+        module: the module.
+        queries: tokens that look, (N, C).
+        context: tokens that are looked at, (M, C).
 
     Returns:
-        Float32 (M,), adding up to 1.
+        Float32 (heads, N, M); every row adds up to 1.
     """
-    q, k = module.head_to_batch_dim(module.to_q(queries)), module.head_to_batch_dim(module.to_k(context))
-    return module.get_attention_scores(q, k).float().mean(dim=(0, 1))
+
+    def heads(x: Tensor, norm: Any) -> Tensor:
+        x = x.view(len(x), module.heads, -1).transpose(0, 1)
+        return (x if norm is None else norm(x)).float()
+
+    q, k = heads(module.to_q(queries), module.norm_q), heads(module.to_k(context), module.norm_k)
+    return (module.scale * q @ k.transpose(1, 2)).softmax(dim=-1)
 
 
 def _levels(path: Path, target: Tensor, mixing: Mixing) -> dict[int, _Level]:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dragonkit.checks import check_whole
 from dragonkit.errors import InputError
 from dragonkit.film import to_pil, write_gif, write_mp4
 from dragonkit.trace.observe import Look
@@ -105,8 +106,7 @@ class Trace:
         Raises:
             InputError: latents were not kept, or ``every`` is not a whole number from 1.
         """
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise InputError(f"every is {every!r}: give a whole number from 1")
+        check_whole("every", every, 1)
         chosen = range(len(self))[::-1][::every][::-1]
         missing = [k for k in chosen if k not in self._frames]
         if not len(self) or (missing and (not self.x0 or self._decode is None)):

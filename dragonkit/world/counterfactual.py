@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dragonkit.checks import check_whole
 from dragonkit.errors import InputError
 
 from .camera import CAMERA, project
@@ -163,7 +164,7 @@ def true_flow(scene_after: Scene, index: int, before: Render, after: Render) -> 
     return flow
 
 
-def _in_view(scene: Scene, index: int, size: int = 64) -> bool:
+def in_view(scene: Scene, index: int, size: int = 64) -> bool:
     """Whether an object is clear of the frame and of its neighbours, judged on a small picture."""
     alone = geometry(replace(scene, objects=(scene.objects[index],)), size)[0] == 0
     seen = geometry(scene, size)[0] == index
@@ -243,8 +244,7 @@ def counterfactual(kind: str, seed: int, split: str = "test", size: int = 256) -
         raise InputError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"seed {seed!r} must be a whole number")
+    check_whole("seed", seed, least=None)
     rng = stream("counterfactual", kind, split, seed)
     for _ in range(_TRIES):
         scene = random_scene(rng)
@@ -254,7 +254,7 @@ def counterfactual(kind: str, seed: int, split: str = "test", size: int = 256) -
             continue
         objects = (*scene.objects[:index], changed, *scene.objects[index + 1 :])
         scene_after = replace(scene, objects=objects)
-        if not (_room(scene_after, index) and _in_view(scene, index) and _in_view(scene_after, index)):
+        if not (_room(scene_after, index) and in_view(scene, index) and in_view(scene_after, index)):
             continue
         before, after = render(scene, size), render(scene_after, size)
         flow = true_flow(scene_after, index, before, after)
@@ -280,6 +280,6 @@ def _with_reference(c: Counterfactual, rng: random.Random, size: int) -> Counter
         o = random_object(rng, (0.85, 1.15))
         o = replace(o, shape=wanted.shape, colour=wanted.colour, second=wanted.second, pattern=wanted.pattern)
         scene = replace(random_scene(rng), objects=(o,))
-        if _in_view(scene, 0):
+        if in_view(scene, 0):
             picture = render(scene, size)
             return replace(c, reference=picture, reference_mask=picture.mask(0))

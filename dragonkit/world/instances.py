@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from dragonkit.checks import check_whole
 from dragonkit.errors import InputError
 
 from .camera import CAMERA
-from .counterfactual import _in_view, true_flow
+from .counterfactual import in_view, true_flow
 from .render import Render, render
 from .scene import SPLITS, Object, Scene, apart, caption, random_scene, stream
 
@@ -64,15 +65,14 @@ def instances(seed: int, split: str = "test", size: int = 256) -> Instances:
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"seed {seed!r} must be a whole number")
+    check_whole("seed", seed, least=None)
     rng = stream("instances", split, seed)
     for _ in range(_TRIES):
         first, second = random_scene(rng), random_scene(rng)
         other = _other(first.objects[0], second.objects[0], rng)
         second = replace(second, objects=(other, *second.objects[1:]))
         room = all(apart(other, neighbour) for neighbour in second.objects[1:])
-        if other.colour == first.objects[0].colour or not (room and _in_view(first, 0) and _in_view(second, 0)):
+        if other.colour == first.objects[0].colour or not (room and in_view(first, 0) and in_view(second, 0)):
             continue
         a, b = render(first, size), render(second, size)
         flow = true_flow(second, 0, a, b)

@@ -8,6 +8,7 @@ import random
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from dragonkit.checks import check_whole
 from dragonkit.errors import InputError
 
 SHAPES = ("ball", "cube", "cylinder", "cone", "ring", "mushroom", "snowman", "tree", "duck", "mug")
@@ -102,8 +103,7 @@ class Scene:
         _check_number("light", self.light)
         if not -1 <= self.light <= 1:
             raise InputError(f"light {self.light} is out of range: give a number from -1 to 1")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**31:
-            raise InputError(f"seed {self.seed!r} must be a whole number from 0 to 2^31 - 1")
+        check_whole("seed", self.seed, 0, 2**31 - 1)
 
     def to_json(self) -> str:
         """The scene as a JSON text; ``from_json`` gives an equal scene back."""
@@ -177,8 +177,7 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
         InputError: the split is unknown or the seed is no whole number.
     """
     _check_member("split", split, SPLITS)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"seed {seed!r} must be a whole number")
+    check_whole("seed", seed, least=None)
     return random_scene(stream("scene", split, seed))
 
 
