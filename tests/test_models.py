@@ -137,3 +137,29 @@ def test_any_text_can_be_embedded():
     model = tiny_model()
     shapes = {model.embed(p)["encoder_hidden_states"].shape for p in ("", "a ball", "élan ☃ 雪", "word " * 100)}
     assert shapes == {(1, 12, 16)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "nonsense"}, "device is 'nonsense', which is not there: choose from 'cpu'"),
+        ({"device": "meta"}, "device is 'meta', which is not there"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', which is not there"),
+        ({"dtype": torch.int8}, "dtype is torch.int8: choose from torch.float32, torch.bfloat16, torch.float16"),
+        ({"dtype": torch.float64}, "dtype is torch.float64: choose from"),
+        ({"dtype": "float16"}, "dtype is 'float16': choose from"),
+    ],
+)
+def test_a_device_or_dtype_that_cannot_be_had_is_refused(options, message):
+    with pytest.raises(InputError, match=message) as error:
+        load("mini", **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_all_of_a_model_is_loaded_in_its_dtype(folder, dtype):
+    model = load(folder, device="cpu", dtype=dtype)
+    assert {p.dtype for part in model.parts.values() for p in part.parameters()} == {dtype} == {model.dtype}
+    assert model.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.vae.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.decode(model.encode(picture(64, 64)[None])).dtype == torch.float32
