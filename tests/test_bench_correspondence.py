@@ -94,8 +94,8 @@ def test_points_are_well_inside_and_drawn_by_seed():
     ("call", "words"),
     [
         (lambda: instances(0, "valid"), "unknown split 'valid'"),
-        (lambda: instances(True), "seed True"),
-        (lambda: instances(0.5), "seed 0.5"),
+        (lambda: instances(True), "seed is True"),
+        (lambda: instances(0.5), "seed is 0.5"),
     ],
 )
 def test_unusable_draws_are_refused(call, words):
