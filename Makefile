@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
 NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lab bench notebooks clean
+.PHONY: help setup demo test browser lint format lab bench notebooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,14 +22,21 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "dragonkit needs Python 3.11 or newer: install it, or name it with make PYTHON=..." >&2; exit 1; }
 	@echo "Installing into $(VENV) with $(PYTHON): once, some minutes."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks,test,browser]'
 	@touch $@
 
 demo: $(READY) ## move an object in a bundled picture; writes out/demo/
 	@$(BIN)/python -m dragonkit edit data/edits/demo/edit.json --out out/demo
 
-test: lint ## ruff, mypy, every test and every notebook
+test: lint browser ## ruff, mypy, every test, every notebook, every widget in a browser
 	@$(BIN)/python -m pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg tests notebooks
+
+# The system's Chromium if there is one; else Debian's, where one may install; else the one that playwright brings.
+browser: $(READY)
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	  || { command -v apt-get >/dev/null && test "$$(id -u)" = 0 && apt-get update -qq \
+	       && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
+	  || $(BIN)/python -m playwright install chromium
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/python -m ruff check .

@@ -12,7 +12,7 @@ Data flow::
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,6 +38,9 @@ from dragonkit.schedule import Schedule
 from dragonkit.taps import attentions, counted, features, unfused
 from dragonkit.trace import NOTHING, Look, Observer, Record, Trace
 from dragonkit.trace import Result as Result
+
+Bar = Callable[[str, int], Callable[[Iterable[Any]], Iterable[Any]]]
+"""(title, number of steps) -> what a loop over the steps is wrapped in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +185,8 @@ def edit(
     guidance: Guidance | None = None,
     invert: Inverter = ddim_invert,
     trace: bool | Record = False,
-    progress: bool = True,
+    progress: bool | Bar = True,
+    on_step: Callable[[Trace], object] | None = None,
 ) -> Result:
     """Edit an image.
 
@@ -197,7 +201,9 @@ def edit(
         guidance: how; default the preset that suits the model and the edit.
         invert: how the image is inverted.
         trace: keep latents and gradients of every step, or what a :class:`dragonkit.trace.Record` says.
-        progress: show progress bars.
+        progress: show progress bars; or a function of a title and a number of steps that gives what to wrap their
+            loop in. Whatever that raises ends the edit at that step, inversions included.
+        on_step: called after every step of the edit with its trace so far. What it raises ends the edit.
 
     Returns:
         The edited image, of the same size.
@@ -232,6 +238,8 @@ def edit(
         run = edit_steps(model, path, task, cond, w, record=record)
         for step in bar("edit", len(list(visits(schedule, w))), progress)(run):
             kept.add(step)
+            if on_step:
+                on_step(kept)
     result, places = decoded(step.z), task.places(frame)
     if w.preserve and places:
         through = decoded(path.latents[len(schedule)])
@@ -275,8 +283,10 @@ def checked(model: Any, image: Any, edit: Any, edits: Any, prompt: Any, w: Any) 
     return task, prompt, w, frame
 
 
-def bar(title: str, count: int, shown: bool) -> Any:
+def bar(title: str, count: int, shown: bool | Bar) -> Callable[[Iterable[Any]], Iterable[Any]]:
     """A function that wraps an iterable in a progress bar, or leaves it as it is."""
+    if callable(shown):
+        return shown(title, count)
     if not shown:
         return lambda steps: steps
 

@@ -95,6 +95,7 @@ class Session:
         prompt: str | None = None,
         trace: Any = False,
         progress: Any = True,
+        on_step: Any = None,
     ) -> Result:
         """Edit the current picture; the result becomes the current one.
 
@@ -106,6 +107,7 @@ class Session:
             prompt: what the picture shows; default as before.
             trace: see :func:`dragonkit.edit`.
             progress: see :func:`dragonkit.edit`.
+            on_step: see :func:`dragonkit.edit`.
 
         Returns:
             The result, with its trace.
@@ -121,7 +123,7 @@ class Session:
         task = edits[0] if len(edits) == 1 else Several(edits)
         words = node.prompt if prompt is None else prompt
         w = guidance or self.guidance or Guidance.preset(self.model.default_guidance, task.kind)
-        result = run(self.model, node.tensor, task, words, guidance=w, trace=trace, progress=progress)
+        result = run(self.model, node.tensor, task, words, guidance=w, trace=trace, progress=progress, on_step=on_step)
         last = {name: [v for v in values if v == v][-1] for name, values in result.trace.energies.items()}
         self.history = history.added(
             tensor=rounded(result.tensor),

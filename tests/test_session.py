@@ -316,3 +316,33 @@ def test_a_session_takes_pictures_as_the_editor_does() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
     session = Session(tiny_model(), pixels)
     assert np.array_equal(np.asarray(session.image), pixels) and repr(session) == "Session(80x64, 0 edits, at 0)"
+
+
+def test_steps_can_be_watched_and_ended_anywhere() -> None:
+    model, w = tiny_model(), Guidance.preset("iclr").replace(steps=3)
+    session = Session(model, picture(64, 64))
+    seen: list[int] = []
+    session.apply(move(8), w, progress=False, on_step=lambda trace: seen.append(len(trace)))
+    assert seen == [1, 2, 3]
+
+    class Stop(Exception):
+        pass
+
+    def ending(title: str, count: int) -> Any:
+        def wrap(steps: Any) -> Any:
+            assert count == 3
+            for k, step in enumerate(steps):
+                if title == "inversion" and k == 1:
+                    raise Stop
+                yield step
+
+        return wrap
+
+    def stop(trace: Trace) -> None:
+        raise Stop
+
+    for options in ({"progress": ending}, {"progress": False, "on_step": stop}):
+        with pytest.raises(Stop):
+            session.apply(move(8), w, **options)
+        assert len(session.nodes) == 2
+    assert not hooks(model.unet)

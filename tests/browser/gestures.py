@@ -1,0 +1,30 @@
+"""Gestures of a person with a mouse, in CSS pixels from an element's corner."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Locator, Page
+
+Spot = tuple[float, float]
+
+
+def on(element: Locator, spot: Spot) -> Spot:
+    """Where on the page a spot of an element is; the element is scrolled into view first."""
+    element.scroll_into_view_if_needed()
+    box = element.bounding_box()
+    assert box is not None, "the element is not shown"
+    return box["x"] + spot[0], box["y"] + spot[1]
+
+
+def drag(page: Page, element: Locator, *spots: Spot, steps: int = 6) -> None:
+    """Press on the first spot, go along the others, and let go on the last."""
+    first, *rest = [on(element, spot) for spot in spots]
+    page.mouse.move(*first)
+    page.mouse.down()
+    for spot in rest:
+        page.mouse.move(*spot, steps=steps)
+    page.mouse.up()
+
+
+def click(page: Page, element: Locator, spot: Spot) -> None:
+    """Click a spot of an element."""
+    page.mouse.click(*on(element, spot))

@@ -1,0 +1,119 @@
+"""A notebook in a browser, used as a person would, and asked in Python what came of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client import BlockingKernelClient
+from playwright.sync_api import Locator, Page
+
+
+class Notebook:
+    """One notebook, its page and its kernel.
+
+    Args:
+        url: of the server.
+        root: the server's folder.
+        runtime: where the server's kernels leave their connection files.
+        page: to open it in.
+        name: of its file.
+    """
+
+    def __init__(self, url: str, root: Path, runtime: Path, page: Page, name: str) -> None:
+        self.url, self.root, self.runtime, self.page, self.name = url, root, runtime, page, name
+        self.client: BlockingKernelClient | None = None
+
+    def run(self, *cells: str, app: str = "lab") -> Notebook:
+        """Write the cells into the file, open it, and run all of them.
+
+        Args:
+            cells: Python, one text a cell.
+            app: "lab" or "notebook" (Notebook 7).
+        """
+        file = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        file.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(file, self.root / self.name)
+        place = {"lab": "doc/tree", "notebook": "notebooks"}[app]
+        self.page.goto(f"{self.url}/{place}/{self.name}")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell")
+        self._attach()
+        self.run_all()
+        return self
+
+    def run_all(self) -> None:
+        """Run every cell and wait until the kernel has nothing left to do.
+
+        Raises:
+            AssertionError: a cell ended in an error.
+        """
+        self.page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.context?.isReady", polling=100)
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        errors = self.page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']")
+        broken = self.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
+        assert broken.count() == 0, broken.first.inner_text() + (errors.first.inner_text() if errors.count() else "")
+
+    def python(self, code: str, timeout: float = 60) -> Any:
+        """The value of a Python expression in the notebook's kernel; it must have a literal ``repr``."""
+        assert self.client is not None
+        reply = self.client.execute_interactive(
+            "", user_expressions={"value": f"repr({code})"}, timeout=timeout, store_history=False
+        )
+        value = reply["content"]["user_expressions"]["value"]
+        assert value["status"] == "ok", f"{code}: {value.get('evalue')}"
+        return ast.literal_eval(ast.literal_eval(value["data"]["text/plain"]))
+
+    def do(self, code: str, timeout: float = 60) -> None:
+        """Run statements in the notebook's kernel."""
+        assert self.client is not None
+        reply = self.client.execute_interactive(code, timeout=timeout, store_history=False, output_hook=lambda _: None)
+        assert reply["content"]["status"] == "ok", f"{code}: {reply['content'].get('evalue')}"
+
+    def until(self, code: str, value: Any = True, seconds: float = 20) -> Any:
+        """Wait until a Python expression has a value; fail with what it has instead."""
+        end = time.monotonic() + seconds
+        while (found := self.python(code)) != value:
+            assert time.monotonic() < end, f"{code} is {found!r} and not {value!r} after {seconds} s"
+            self.page.wait_for_timeout(100)
+        return found
+
+    def widget(self, selector: str) -> Locator:
+        """The first element of a widget, once it is shown."""
+        found = self.page.locator(selector).first
+        found.wait_for(state="visible")
+        return found
+
+    def restart(self) -> None:
+        """Restart the kernel, as the menu does but without its question."""
+        session = self._session()
+        request = urllib.request.Request(f"{self.url}/api/kernels/{session['kernel']['id']}/restart", method="POST")
+        urllib.request.urlopen(request, timeout=60).close()
+        self.close()
+        self._attach()
+
+    def close(self) -> None:
+        """Let go of the kernel."""
+        if self.client is not None:
+            self.client.stop_channels()
+            self.client = None
+
+    def _session(self) -> dict[str, Any]:
+        for _ in range(300):
+            with urllib.request.urlopen(f"{self.url}/api/sessions", timeout=10) as answer:
+                for session in json.load(answer):
+                    if session["path"].endswith(self.name):
+                        return session
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"{self.name} has no kernel after 30 s")
+
+    def _attach(self) -> None:
+        file = self.runtime / f"kernel-{self._session()['kernel']['id']}.json"
+        self.client = BlockingKernelClient(connection_file=str(file))
+        self.client.load_connection_file()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
