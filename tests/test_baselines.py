@@ -7,7 +7,6 @@ from dragonkit.edits import Drag, Move
 from dragonkit.evaluate.baselines import BASELINES, none, paste, recoloured
 from dragonkit.evaluate.scores import placement_error
 from dragonkit.evaluate.warp import warp
-from dragonkit.guidance import Guidance
 from dragonkit.spline import border, came_from
 from dragonkit.world import KINDS, counterfactual
 from tests.tiny import box, picture
@@ -20,7 +19,7 @@ def case():
 
 def test_every_kind_has_its_baselines() -> None:
     assert set(BASELINES) == set(KINDS)
-    assert all(len(rows) >= 3 and set(rows) >= {"none", "energy0"} for rows in BASELINES.values())
+    assert all(len(rows) == 3 and set(rows) >= {"none", "energy0"} for rows in BASELINES.values())
 
 
 def test_none_is_the_source(case) -> None:
@@ -100,17 +99,3 @@ def test_recolouring_a_plain_object_makes_it_plain() -> None:
     mask = box(64, 64, 10, 10, 40, 50)
     result = recoloured(plain, mask, torch.full((3, 64, 64), 0.7), mask)
     assert torch.allclose(result[:, mask], torch.tensor(0.7), atol=1e-3)
-
-
-def test_the_answer_turned_differs_in_its_pattern_alone() -> None:
-    guidance, run = Guidance.preset("mini", "appearance"), lambda w: pytest.fail("nothing is to be edited")
-    for seed in range(6):
-        case = counterfactual("appearance", seed, "train", 64)
-        image = BASELINES["appearance"]["turned"](case, run, guidance)
-        off = (image - case.after.image).abs().amax(0)
-        assert not off[~case.target].any()
-        o = case.scene_after.objects[case.index]
-        if o.pattern == "plain" and o.shape in ("ball", "cylinder"):
-            assert off.max() < 0.02
-        elif o.pattern == "checkered":
-            assert off[case.target].mean() > 0.02

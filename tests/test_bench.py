@@ -75,7 +75,8 @@ def test_the_json_has_its_shape(scores: dict[str, Any]) -> None:
         assert kind["guidance"]["steps"] == 2
         assert all(math.isfinite(x) for x in numbers(kind))
     assert scores["run"] == {
-        "model": "tiny", "preset": "iclr", "changes": {"steps": 2}, "split": "train", "seeds": [5, 6]
+        "model": "tiny", "preset": "iclr", "changes": {"steps": 2}, "split": "train", "seeds": [5, 6],
+        "processes": 1,
     }  # fmt: skip
     assert set(scores["made_with"]) >= {"torch", "hardware", "dragonkit"}
     json.dumps(scores, allow_nan=False)

@@ -23,6 +23,8 @@ FIELDS = {
     "attention": {"attention_mode"},
     "layer2": {"layers", "layer_weights"},
     "layer3": {"layers", "layer_weights"},
+    "coarse": {"layers", "layer_weights"},
+    "both": set(),  # as the default has them
     "start": {"start"},
     "lock": {"lock"},
     "preserve": {"preserve"},
@@ -121,7 +123,7 @@ def test_a_layer_that_is_off_leaves_the_others_weight() -> None:
 def test_parts_that_are_not_used_are_left_out() -> None:
     assert set(PAPER) <= set(ABLATIONS)
     assert list(ablated(Guidance.preset("iclr", "appearance"), PAPER)) == [
-        "edit", "content", "attention", "layer2", "layer3"
+        "edit", "content", "attention", "layer2", "layer3", "coarse"
     ]  # fmt: skip
     with pytest.raises(InputError, match="colour"):
         ablated(Guidance(), ["colour"])

@@ -6,9 +6,7 @@ compared with; it returns an image (3, H, W) in [0, 1]. A new kind of edit adds 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -19,7 +17,7 @@ from dragonkit.evaluate.runs import Run
 from dragonkit.evaluate.warp import warp as warped
 from dragonkit.guidance import Guidance
 from dragonkit.regions import pick, positions
-from dragonkit.world import Counterfactual, render
+from dragonkit.world import Counterfactual
 
 Baseline = Callable[[Counterfactual, Run, Guidance], Tensor]
 
@@ -51,25 +49,13 @@ def reinhard(case: Counterfactual, run: Run, guidance: Guidance) -> Tensor:
     return recoloured(case.before.image, case.mask, case.reference.image, case.reference_mask)
 
 
-def turned(case: Counterfactual, run: Run, guidance: Guidance) -> Tensor:
-    """No rival but a limit: the exact answer, its object turned by a right angle.
-
-    The reference shows what pattern is wanted, and not how it is turned: this is what not knowing that costs.
-    """
-    o = case.scene_after.objects[case.index]
-    objects = list(case.scene_after.objects)
-    objects[case.index] = replace(o, yaw=round(o.yaw + math.pi / 2, 4))
-    image = render(replace(case.scene_after, objects=tuple(objects)), case.mask.shape[0])
-    return torch.where(image.mask(case.index) & case.mask, image.image, case.after.image)
-
-
 RIGID: dict[str, Baseline] = {"none": none, "copy": copy, "energy0": energy0}
 BENT: dict[str, Baseline] = {"none": none, "warp": warp, "energy0": energy0}
 BASELINES: dict[str, dict[str, Baseline]] = {
     "move": RIGID,
     "resize": RIGID,
     "rotate": BENT,
-    "appearance": {"none": none, "reinhard": reinhard, "energy0": energy0, "turned": turned},
+    "appearance": {"none": none, "reinhard": reinhard, "energy0": energy0},
     "drag": BENT,
 }
 
