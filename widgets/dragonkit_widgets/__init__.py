@@ -1,1 +1,9 @@
-"""Notebook widgets for dragonkit. No widget has been written yet: version 0.1 draws with matplotlib only."""
+"""Notebook widgets for dragonkit."""
+
+from dragonkit_widgets.sketch import MaskPainter, PointPicker, Sketch
+
+__all__ = [
+    "MaskPainter",
+    "PointPicker",
+    "Sketch",
+]
