@@ -21,7 +21,7 @@ from dragonkit_widgets.segmenting import grown, lab
 
 TOOLS = ("point", "brush", "eraser", "box", "lasso", "segment", "pan")
 SHOWN, PLAIN = 4_000_000, 1_000_000
-"""Pixels up to which an image is shown as it is, and up to which it travels as PNG (else as JPEG, ten times quicker)."""
+"""Pixels up to which an image is shown as it is, and up to which it travels as PNG (else as JPEG: ten times quicker)"""
 Segment = Callable[[np.ndarray, float, float], Any]
 
 
@@ -47,7 +47,7 @@ class Sketch(Base):
         InputError: a value is not usable.
     """
 
-    _esm = module("common", "points", "mask", "toolbar", "sketch")
+    _esm = module("common", "mask", "overlay", "points", "masktools", "toolbar", "keys", "sketch")
     _css = styles("common", "sketch")
 
     points = traitlets.List(help="(x0, y0, x1, y1) floats each, pixels of the image").tag(sync=True)

@@ -42,6 +42,22 @@ function watch(model, names, action) {
   return () => events.forEach((event) => model.off(event, action));
 }
 
+/**
+ * Give the keys pressed inside an element to handler(event), which returns whether it took them, and not to the notebook,
+ * which listens on the document before any element does. Combinations with Ctrl or Meta that are not taken go on (so that
+ * Ctrl+S saves the notebook). Returns what ends it.
+ */
+function ownKeys(el, handler) {
+  const listen = (event) => {
+    if (!event.composedPath().includes(el)) return;
+    const taken = handler(event);
+    if (taken) event.preventDefault();
+    if (taken || !(event.ctrlKey || event.metaKey)) event.stopPropagation();
+  };
+  window.addEventListener("keydown", listen, true);
+  return () => window.removeEventListener("keydown", listen, true);
+}
+
 /** Undo and redo over states that are never changed in place. */
 class Past {
   constructor(state) { this.before = []; this.state = state; this.after = []; }
