@@ -1,0 +1,344 @@
+"""EditStudio: a picture, an edit drawn on it, the run as it goes, and everything made so far, in one panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+from PIL import Image
+
+from dragonkit.edits import Edit
+from dragonkit.errors import InputError
+from dragonkit.guidance import Guidance
+from dragonkit.models import Model
+from dragonkit.result import Result
+from dragonkit.session import Session
+from dragonkit_widgets.base import Face
+from dragonkit_widgets.bench import Bench
+from dragonkit_widgets.drawing import Drawing
+from dragonkit_widgets.sources import Picture, example, examples, given
+from dragonkit_widgets.worker import explained
+from dragonkit_widgets.workshop import Workshop
+
+PREVIEW = 2
+"""Steps to one decoded preview: decoding costs about as much as a step."""
+
+
+class EditStudio(Face, ipywidgets.VBox):
+    """Edit a picture by drawing on it.
+
+    Everything that takes long runs in a thread of its own, one thing at a time. Buttons and methods do the same;
+    methods return at once, and what goes wrong stands in the panel's line of text.
+
+    Args:
+        model: what :func:`dragonkit.load` gave, or a name for it, loaded when it is first needed; default the bundled
+            one.
+        image: whatever :func:`dragonkit.regions.as_image` takes, scaled down to at most 512 pixels a side; default a
+            bundled scene.
+        prompt: what the image shows.
+        session: a history to go on with, instead of an image.
+        size: of the canvases' longer side, CSS pixels.
+
+    Attributes:
+        sketch: where to draw: its ``mask`` and ``points`` can be set.
+        reference: the second canvas, for appearance and paste.
+        advanced: every number of the guidance.
+        compare: before and after.
+        player: the run, step by step.
+
+    Raises:
+        InputError: a value is not usable.
+    """
+
+    def __init__(
+        self,
+        model: Model | str | None = None,
+        image: Any = None,
+        *,
+        prompt: str = "",
+        session: Session | None = None,
+        size: int = 420,
+    ) -> None:
+        if session is not None and image is not None:
+            raise InputError("image and session are both given: a session has its picture already, give one of the two")
+        if model is None:
+            model = session.model if session is not None else "mini"
+        self._workshop = Workshop(model, lambda text, fraction: self.status.say(text, fraction=fraction))
+        if session is not None:
+            self._workshop.resume(session)
+        else:
+            self._workshop.begin(example(examples()[0]) if image is None else given(image, prompt))
+        self._bench = bench = Bench(self._workshop.session.image, self._workshop.preset, size)
+        self.sketch, self.reference, self.advanced = bench.sketch, bench.reference, bench.advanced
+        self.compare, self.player, self.status, self.strip = bench.compare, bench.player, bench.status, bench.strip
+        super().__init__(bench.laid_out(self._choose, self._workshop.generate))
+        self.add_class("dk-studio")
+        self._wire()
+        self._show()
+
+    def _wire(self) -> None:
+        bench = self._bench
+        bench.run.on_click(lambda button: self.run())
+        bench.stop.on_click(lambda button: self.stop())
+        bench.fill.on_click(lambda button: self._safely(self.fill_in))
+        bench.strip.act = self._go
+        bench.save.on_click(lambda button: self._safely(self.save))
+        bench.load.on_click(lambda button: self.load(bench.folder.value))
+        bench.snippet.copied = lambda: self._safely(self.save)
+        for source in (bench.kind, bench.scale, bench.angle, bench.folder, bench.prompt):
+            source.observe(lambda change: self._recode(), "value")
+        self.sketch.observe(lambda change: self._recode(), ["points", "mask_data"])
+
+    @property
+    def session(self) -> Session:
+        """The history, its model loaded."""
+        return self._workshop.ready()
+
+    @property
+    def result(self) -> Result | None:
+        """Of the last edit; None before there is one."""
+        return self._workshop.result
+
+    @property
+    def image(self) -> Image.Image:
+        """The current picture."""
+        return self._workshop.session.image
+
+    @property
+    def kind(self) -> str:
+        """Of the edit: "move", "resize", "rotate", "appearance", "drag" or "paste"; settable."""
+        return self._bench.kind.value
+
+    @kind.setter
+    def kind(self, kind: str) -> None:
+        if kind not in self._bench.kind.options:
+            raise InputError(f"kind is {kind!r}: choose from {', '.join(self._bench.kind.options)}")
+        self._bench.kind.value = kind
+
+    @property
+    def prompt(self) -> str:
+        """What the picture shows; settable."""
+        return self._bench.prompt.value
+
+    @prompt.setter
+    def prompt(self, prompt: str) -> None:
+        self._bench.prompt.value = prompt
+
+    @property
+    def drawing(self) -> Drawing:
+        """What is drawn now; settable."""
+        return self._bench.drawing
+
+    @drawing.setter
+    def drawing(self, drawing: Drawing) -> None:
+        self._bench.draw(drawing)
+
+    @property
+    def edit(self) -> Edit:
+        """The edit that is drawn.
+
+        Raises:
+            InputError: something is missing; the message says what to draw.
+        """
+        return self.drawing.edit
+
+    @property
+    def guidance(self) -> Guidance:
+        """What stands under 'Advanced'; settable.
+
+        Raises:
+            InputError: a value is refused.
+        """
+        return self.advanced.guidance
+
+    @guidance.setter
+    def guidance(self, guidance: Guidance) -> None:
+        self.advanced.guidance = guidance
+
+    @property
+    def code(self) -> str:
+        """Python that repeats the current picture's edit (the source's: the drawn one) from what :meth:`save` wrote.
+
+        Raises:
+            InputError: there is no edit yet.
+        """
+        return self._workshop.code(self._task, self._bench.folder.value)
+
+    def begin(self, image: Any, prompt: str = "") -> None:
+        """Begin again with another picture.
+
+        Args:
+            image: a :class:`dragonkit_widgets.sources.Picture`, or whatever :func:`dragonkit.regions.as_image` takes.
+            prompt: what it shows.
+
+        Raises:
+            InputError: the image is not usable, or something is running.
+        """
+        self._idle()
+        self._workshop.begin(image if isinstance(image, Picture) else given(image, prompt))
+        self._show()
+
+    def fill_in(self) -> None:
+        """Draw the edit whose exact answer is known.
+
+        Raises:
+            InputError: the picture is no scene of that kind, or was edited already.
+        """
+        case = self._workshop.picture.case if self._workshop.picture else None
+        drawing = Drawing.of(case.edit) if case else None
+        if drawing is None or self._workshop.session.current.parent is not None:
+            raise InputError("this picture has no edit with an exact answer: open a 'scene with exact answer'")
+        self.drawing = drawing
+
+    def run(self) -> None:
+        """Do the edit that is drawn, as the button does."""
+        try:
+            edit, guidance, prompt = self._task()
+            answer = self._workshop.coming(edit)
+            references = [ref.image for ref in edit.references]
+            self._idle()
+        except Exception as error:
+            return self.status.say(explained(error), error=True)
+        self.player.show(None, self.image, answer, references=references)
+        self._bench.tabs.selected_index = 1
+        self._start(partial(self._workshop.apply, edit, guidance, prompt, self.player.watch(PREVIEW)), self._edited)
+
+    def stop(self) -> None:
+        """End what is running, at its next step; the picture stays as it was."""
+        if self._workshop.worker.busy:
+            self.status.say("stopping", fraction=0)
+        self._workshop.worker.stop()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs, at most ``timeout`` seconds; whether it is so."""
+        return self._workshop.worker.wait(timeout)
+
+    def save(self, folder: str | Path | None = None) -> Path:
+        """Write edit.json with its pictures, and the history beside it.
+
+        Args:
+            folder: where; default what stands in the panel.
+
+        Returns:
+            The path of edit.json.
+
+        Raises:
+            InputError: there is no edit yet, something is running, or the folder cannot be written to.
+        """
+        self._idle()
+        if folder is not None:
+            self._bench.folder.value = str(folder)
+        path = self._workshop.save(self._task, self._bench.folder.value)
+        self.status.say(f"saved {path}")
+        return path
+
+    def load(self, folder: str | Path) -> None:
+        """Go on with what :meth:`save` wrote, or with any saved session or edit.json.
+
+        Args:
+            folder: of it.
+        """
+        self._bench.folder.value = str(folder)
+        self._start(partial(self._workshop.load, folder), self._loaded)
+
+    def face(self) -> Image.Image:
+        """What is drawn, and the result beside it if there is one."""
+        shown = [self.sketch.face()]
+        if self._workshop.session.current.parent is not None:
+            shown += [self.compare.face()]
+        height = max(image.height for image in shown)
+        shown = [image.resize((round(image.width * height / image.height), height)) for image in shown]
+        sheet = Image.new("RGB", (sum(image.width + 8 for image in shown) - 8, height), "white")
+        for k, image in enumerate(shown):
+            sheet.paste(image, (sum(other.width + 8 for other in shown[:k]), 0))
+        return sheet
+
+    def __repr__(self) -> str:
+        return f"EditStudio({self.kind}, {self._workshop.session!r})"
+
+    def _task(self) -> tuple[Edit, Guidance, str]:
+        return self.edit, self.guidance, self.prompt
+
+    def _idle(self) -> None:
+        if self._workshop.worker.busy:
+            raise InputError("something is still running: stop it, or wait for it")
+
+    def _start(self, work: Callable[[], Any], then: Callable[[Any], str]) -> None:
+        """Run something in the background, then show what came of it; ``then`` gives the closing line."""
+
+        def ended(found: Any, error: Exception | None) -> None:
+            said = ""
+            try:
+                said = then(found) if error is None else ""
+            except Exception as raised:
+                error = raised
+            self._bench.busy = False
+            self.status.say(explained(error) if error else said, error=error is not None)
+
+        try:
+            self._workshop.worker.start(work, ended)
+            self._bench.busy = True
+        except InputError as error:
+            self.status.say(str(error), error=True)
+
+    def _choose(self, make: Callable[[], Picture], *, reference: bool = False) -> None:
+        self._start(make, self._referred if reference else self._opened)
+
+    def _opened(self, picture: Picture) -> str:
+        self._workshop.begin(picture)
+        self._show()
+        return picture.note or f"opened: {picture.prompt}"
+
+    def _referred(self, picture: Picture) -> str:
+        self._bench.refer(picture.image, picture.prompt)
+        return picture.note or f"reference: {picture.prompt}"
+
+    def _edited(self, result: Result) -> str:
+        self._show()
+        return f"done: {result.nfe} evaluations, {result.seconds:.1f} s"
+
+    def _loaded(self, drawing: Drawing | None) -> str:
+        self._show()
+        if drawing is not None:
+            self.drawing = drawing
+        return "loaded"
+
+    def _go(self, where: str | int) -> None:
+        """Undo, redo, or go to a picture."""
+
+        def go() -> None:
+            self._idle()
+            session = self._workshop.session
+            session.goto(where) if isinstance(where, int) else {"undo": session.undo, "redo": session.redo}[where]()
+            self._show()
+            self.status.say(f"picture {session.current.id}")
+
+        self._safely(go)
+
+    def _safely(self, action: Callable[[], Any]) -> None:
+        """Do something; what goes wrong is said in the panel."""
+        try:
+            action()
+        except Exception as error:
+            self.status.say(explained(error), error=True)
+
+    def _show(self) -> None:
+        """Show the current picture, and how it came about; the canvas shows what was drawn on it, if it was left."""
+        workshop, bench = self._workshop, self._bench
+        session = workshop.session
+        done = session.current.parent is not None
+        bench.show(session.image, session.current.prompt, workshop.drawn, workshop.drawn_guidance)
+        bench.compare.show(workshop.before, session.image, workshop.answer)
+        bench.strip.show(session.history)
+        bench.tabs.selected_index = 0
+        bench.fill.layout.display = "" if not done and workshop.picture and workshop.picture.case else "none"
+        self._recode()
+
+    def _recode(self) -> None:
+        try:
+            self._bench.snippet.code = self.code
+        except InputError:
+            self._bench.snippet.code = ""

@@ -1,0 +1,213 @@
+"""What the studio does, without its looks: a picture, its history, and work on it in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dragonkit.checks import check_text
+from dragonkit.edits import Edit
+from dragonkit.errors import InputError
+from dragonkit.film import to_pil
+from dragonkit.guidance import Guidance
+from dragonkit.models import CARDS, Card, Model, load
+from dragonkit.result import Result
+from dragonkit.session import Session
+from dragonkit.spec import load_task, save_spec
+from dragonkit_widgets.drawing import Drawing
+from dragonkit_widgets.recipe import recipe
+from dragonkit_widgets.sources import Picture, fitted, generated
+from dragonkit_widgets.worker import Worker
+
+HISTORY = "history"
+"""Folder of the session beside a saved edit."""
+
+
+class Workshop:
+    """A session with a model that is loaded when it is needed, and one thread for what takes long.
+
+    Args:
+        model: a model, or the name of one.
+        tell: see :class:`dragonkit_widgets.worker.Worker`.
+
+    Attributes:
+        worker: where long work runs.
+        picture: what was opened last.
+        result: of the last edit; None before there is one.
+        preset: name of the guidance preset that edits are described by.
+    """
+
+    def __init__(self, model: Model | str = "mini", tell: Callable[[str, float], object] = lambda *_: None) -> None:
+        if not isinstance(model, (Model, str)):
+            raise InputError(
+                f"model is a {type(model).__name__}: give a name such as 'mini', or what dragonkit.load gave"
+            )
+        self._model = model
+        self._tell = tell
+        self.worker = Worker(tell)
+        self.picture: Picture | None = None
+        self.result: Result | None = None
+        self.preset = (model.card if isinstance(model, Model) else CARDS.get(model, Card(source="", about=""))).guidance
+        self._session: Session | None = None
+
+    @property
+    def model(self) -> Model:
+        """The model, loaded now if it was not."""
+        if isinstance(self._model, str):
+            self._tell("loading the model", 0.0)
+            self._model = load(self._model)
+        return self._model
+
+    @property
+    def model_name(self) -> str:
+        """Of the model, which need not be loaded for it."""
+        return self._model if isinstance(self._model, str) else self._model.name
+
+    @property
+    def session(self) -> Session:
+        """The history of the picture.
+
+        Raises:
+            InputError: no picture is open.
+        """
+        if self._session is None:
+            raise InputError("there is no picture yet: open a scene or a file, or generate one")
+        return self._session
+
+    @property
+    def started(self) -> bool:
+        """Whether a picture is open."""
+        return self._session is not None
+
+    def begin(self, picture: Picture) -> None:
+        """Begin a new history with a picture."""
+        check_text("prompt", picture.prompt)
+        self._session = Session(self._model, picture.image, picture.prompt)  # type: ignore[arg-type]  # until it runs
+        self.picture, self.result = picture, None
+
+    def resume(self, session: Session, picture: Picture | None = None) -> None:
+        """Go on with a history that there is."""
+        if not isinstance(session, Session):
+            raise InputError(f"session is a {type(session).__name__}: give a dragonkit.Session")
+        self._session, self.result = session, None
+        self.picture = picture or Picture(session.nodes[0].image, session.nodes[0].prompt)
+
+    def ready(self) -> Session:
+        """The session with its model loaded."""
+        session = self.session
+        if not isinstance(session.model, Model):
+            session.model = self.model
+        return session
+
+    def apply(self, edit: Edit, guidance: Guidance, prompt: str, on_step: Any = None) -> Result:
+        """Edit the current picture; for the worker's thread."""
+        session = self.ready()
+        self._tell("encoding", 0.0)
+        self.result = session.apply(
+            edit, guidance, prompt=prompt, trace=True, progress=self.worker.bar, on_step=on_step
+        )
+        return self.result
+
+    def generate(self, prompt: str, seed: int) -> Picture:
+        """A picture of a prompt; for the worker's thread."""
+        check_text("prompt", prompt)
+        return generated(self.model, prompt, seed, self.worker.bar)
+
+    @property
+    def before(self) -> Image.Image:
+        """The picture that the current one was made from; the source itself for the source."""
+        parent = self.session.current.parent
+        return self.session.nodes[parent or 0].image
+
+    @property
+    def answer(self) -> Image.Image | None:
+        """What the current picture should look like, if it is the first edit of a case of that kind."""
+        case = self.picture.case if self.picture else None
+        node = self.session.current
+        meant = case is not None and node.parent == 0 and len(node.edits) == 1 and _alike(node.edit.kind, case.kind)
+        return to_pil(case.after.image) if case and meant else None
+
+    def coming(self, edit: Edit) -> Image.Image | None:
+        """What an edit of the current picture should give, if that is known."""
+        case = self.picture.case if self.picture else None
+        first = case is not None and self.session.current.parent is None
+        return to_pil(case.after.image) if case and first and _alike(edit.kind, case.kind) else None
+
+    @property
+    def drawn_guidance(self) -> Guidance | None:
+        """How :attr:`drawn` was run."""
+        ahead = self.session.history.ahead.get(self.session.history.current)
+        return self.session.nodes[ahead].guidance if ahead is not None and self.drawn else None
+
+    @property
+    def drawn(self) -> Drawing | None:
+        """How the edit that redo would bring back was drawn: what stands on the canvas after undo."""
+        ahead = self.session.history.ahead.get(self.session.history.current)
+        edits = self.session.nodes[ahead].edits if ahead is not None else ()
+        return Drawing.of(edits[0]) if len(edits) == 1 else None
+
+    def task(self, drawn: Callable[[], tuple[Edit, Guidance, str]]) -> tuple[Any, tuple[Edit, ...], str, Guidance]:
+        """What saved files and code repeat: the edit that made the current picture, or for the source the drawn one.
+
+        Args:
+            drawn: gives the edit, guidance and prompt that stand in the panel, or raises.
+
+        Returns:
+            The picture (3, H, W) before, the edits, the prompt and the guidance.
+        """
+        node = self.session.current
+        if node.parent is None or node.guidance is None:
+            edit, guidance, prompt = drawn()
+            return node.tensor, (edit,), prompt, guidance
+        return self.session.nodes[node.parent].tensor, node.edits, node.prompt, node.guidance
+
+    def code(self, drawn: Callable[[], tuple[Edit, Guidance, str]], folder: str | Path) -> str:
+        """Python that repeats :meth:`task` from the files in a folder."""
+        _, edits, prompt, guidance = self.task(drawn)
+        return recipe(edits, prompt, guidance, model=self.model_name, preset=self.preset, folder=folder)
+
+    def save(self, drawn: Callable[[], tuple[Edit, Guidance, str]], folder: str | Path) -> Path:
+        """Write :meth:`task` as edit.json with its pictures, and the whole history beside it.
+
+        Raises:
+            InputError: nothing can be repeated yet, or the folder cannot be written to.
+        """
+        image, edits, prompt, guidance = self.task(drawn)
+        place = _folder(folder)
+        path = save_spec(place, image, list(edits), prompt, guidance, self.model_name)
+        session = self.session
+        if isinstance(session.model, Model):
+            session.save(place / HISTORY)
+        return path
+
+    def load(self, folder: str | Path) -> Drawing | None:
+        """Go on with what :meth:`save` wrote, with a saved session, or with any edit.json; for the worker's thread.
+
+        Returns:
+            What to draw, if the folder holds an edit that was not done.
+
+        Raises:
+            InputError: there is nothing of that kind, or it is broken.
+        """
+        place = _folder(folder)
+        for session in (place / HISTORY, place):
+            if (session / "session.json").is_file():
+                self.resume(Session.load(session, self.model))
+                return None
+        task = load_task(place if place.suffix == ".json" else place / "edit.json").ready(self.model)
+        self.begin(fitted(task.picture, task.prompt))
+        return Drawing.of(task.edits[0]) if len(task.edits) == 1 else None
+
+
+def _folder(name: str | Path) -> Path:
+    if not str(name).strip():
+        raise InputError("the folder has no name: give one, for instance 'my-edit'")
+    return Path(name).expanduser()
+
+
+def _alike(kind: str, case: str) -> bool:
+    """Whether an edit is of the kind that a case asks for; a resize is a move to the editor."""
+    return kind == case or {kind, case} == {"move", "resize"}
