@@ -40,7 +40,7 @@ class GuidancePlayer(Base):
         InputError: anything given cannot be used.
     """
 
-    _esm = module("common", "heat", "reel", "curves", "player")
+    _esm = module("common", "heat", "reel", "curves", "deck", "words", "pane", "player")
     _css = styles("common", "player")
 
     film = traitlets.Int(0).tag(sync=True, to_json=lambda film, player: {"film": film, "blocks": list(player._blocks)})
