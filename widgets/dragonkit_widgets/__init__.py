@@ -6,8 +6,8 @@ from dragonkit_widgets.sketch import MaskPainter, PointPicker, Sketch
 from dragonkit_widgets.studio import EditStudio
 
 __all__ = [
-    "EditStudio",
     "CorrespondenceExplorer",
+    "EditStudio",
     "GuidancePlayer",
     "MaskPainter",
     "PointPicker",
