@@ -89,6 +89,8 @@ class GuidancePlayer(Base):
     ) -> None:
         """Show this run and these pictures, and nothing of what was shown before.
 
+        Of a run that is shown or was watched already, the last step alone is decoded, if it has no picture yet.
+
         Args:
             trace: as in the class, or None.
             source: as in the class.
@@ -104,7 +106,9 @@ class GuidancePlayer(Base):
         check_whole("decode_every", decode_every, 1)
         given = {"source": source, "answer": answer} | {f"reference {k + 1}": x for k, x in enumerate(references)}
         pictures = {name: picture(image) for name, image in given.items() if image is not None}
-        frames = _decoded(trace, decode_every) if trace else {}
+        watched = trace is not None and trace is self.trace
+        frames = _decoded(trace, len(trace) if watched else decode_every) if trace else {}
+        frames = self._frames | frames if watched else frames
         sizes = {"trace": next(iter(frames.values())).size} if frames else {}
         sizes |= {name: pictures[name].size for name in ("source", "answer") if name in pictures}
         if len(set(sizes.values())) > 1:

@@ -12,7 +12,7 @@ function isDark(element) {
 /** Numbers for an axis from low to high: round ones, or powers of ten. */
 function ticks(low, high, log) {
   if (!log) {
-    const rough = (high - low) / 3 || 1, ten = 10 ** Math.floor(Math.log10(rough));
+    const rough = (high - low) / 5 || 1, ten = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((m) => m * ten).find((s) => s >= rough);
     const found = [];
     for (let k = Math.ceil(low / step - 1e-6); k * step <= high + step * 1e-6; k++) found.push(k * step);
@@ -61,7 +61,7 @@ class Curves {
 
   destroy() { this.observer.disconnect(); }
 
-  get box() { return { left: 52, top: 8, right: this.canvas.clientWidth - 10, bottom: this.canvas.clientHeight - 22 }; }
+  get box() { return { left: 44, top: 8, right: this.canvas.clientWidth - 10, bottom: this.canvas.clientHeight - 22 }; }
 
   x(k) {
     const { left, right } = this.box;
@@ -120,8 +120,12 @@ class Curves {
     }
     Object.assign(pen, { textAlign: "center", textBaseline: "top" });
     const last = steps.length - 1, apart = Math.max(1, ticks(0, Math.max(last, 3), false)[1]);
-    for (let k = 0; k <= last; k += Math.round(apart)) pen.fillText(String(k), this.x(k), box.bottom + 6);
+    for (let k = 0; k <= last && this.x(k) < box.right - 36; k += Math.round(apart)) pen.fillText(String(k), this.x(k), box.bottom + 6);
 
+    pen.textAlign = "right";
+    pen.fillText("step", box.right, box.bottom + 6);
+    const again = steps.findIndex((s) => s?.visit);
+    if (again >= 0) { pen.textAlign = "left"; pen.fillText("time travel", this.x(again), box.top + 2); }
     for (const name of shown) {
       Object.assign(pen, { strokeStyle: this.colour(name), fillStyle: this.colour(name), lineWidth: 2, lineJoin: "round" });
       pen.beginPath();
