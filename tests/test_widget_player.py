@@ -9,6 +9,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from dragonkit_widgets import GuidancePlayer
+from dragonkit_widgets.reel import EXACT, LEVELS, encoded
 from PIL import Image
 
 from dragonkit.editor import edit
@@ -16,8 +18,6 @@ from dragonkit.edits import Move
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.trace import Record, Trace
-from dragonkit_widgets import GuidancePlayer
-from dragonkit_widgets.reel import EXACT, LEVELS, encoded
 from tests.tiny import box, picture, tiny_model
 
 IMAGE = picture(96, 80)
