@@ -89,8 +89,9 @@ class Advanced(ipywidgets.VBox):
         said: dict[str, Any] = {}
         for name, control in self.controls.items():
             value = getattr(self._base, name)
-            if control.value != _shown(value, control):
-                said[name] = _meant(name, control.value, value)
+            now = _shown(control.value, control) if not isinstance(control.value, str) else control.value
+            if now != _shown(value, control):
+                said[name] = _meant(name, now, value)
         if "layers" in said and "layer_weights" not in said and len(said["layers"]) == len(self._base.layer_weights):
             said["layer_weights"] = self._base.layer_weights
         return said
@@ -137,7 +138,7 @@ def _shown(value: Any, control: Any) -> Any:
     if isinstance(control, ipywidgets.Text):
         return _listed(value)
     if isinstance(control, ipywidgets.FloatRangeSlider):
-        return tuple(round(v / STEP) * STEP for v in value)
+        return tuple(round(v, 2) for v in value)  # the browser's own steps are not that exact
     return value
 
 
@@ -146,7 +147,7 @@ def _meant(name: str, shown: Any, before: Any) -> Any:
     if not isinstance(before, tuple):
         return shown
     if not isinstance(shown, str):
-        return tuple(round(v, 6) for v in shown)
+        return shown
     number = int if name == "layers" else float
     try:
         return tuple(number(part) for part in shown.replace(",", " ").split())

@@ -39,11 +39,13 @@ class Bench:
     """
 
     def __init__(self, image: Image.Image, preset: str, size: int) -> None:
+        self._size = size
         self.sketch = Sketch(image, size=size)
         self.reference = Sketch(Image.new("RGB", (256, 256), (200, 200, 200)), size=size)
         self._referred: Picture | None = None
         self.kind = ipywidgets.ToggleButtons(options=list(HINTS), style={"button_width": "100px"})
         self.hint = ipywidgets.Label()
+        self.hint.add_class("dk-studio-hint")
         self.prompt = ipywidgets.Text(
             description="prompt",
             placeholder="what the image shows",
@@ -58,7 +60,7 @@ class Bench:
         self.fill = _button("Draw it for me", "magic", "draw the edit whose exact answer is known")
         self.status = Status()
         self.compare = Compare(size=size)
-        self.player = GuidancePlayer(size=size)
+        self.player = GuidancePlayer(size=max(64, size * 2 // 3))
         self.tabs = ipywidgets.Tab([self.compare, self.player], titles=["Compare", "Step by step"])
         self.strip = Strip()
         self.advanced = Advanced(preset, self.kind.value)
@@ -82,9 +84,10 @@ class Bench:
         self._second = ipywidgets.VBox([theirs, self.reference])
         self._choosers = (self.chooser, theirs)
         left = ipywidgets.VBox(
-            [self.sketch, self.scale, self.angle, ipywidgets.HBox([self.run, self.stop, self.fill])],
-            layout=Layout(margin="0 16px 0 0"),
+            [self.sketch, self.scale, self.angle, ipywidgets.HBox([self.run, self.stop, self.fill]), self.status],
+            layout=Layout(width=f"{self._size + 30}px", max_width="100%", margin="0 16px 8px 0"),
         )
+        self.tabs.layout = Layout(flex="1 1 440px", min_width="0")
         row = Layout(display="flex", flex_flow="row wrap", align_items="flex-start")
         files = ipywidgets.VBox([ipywidgets.HBox([self.folder, self.save, self.load]), self.snippet])
         more = ipywidgets.Accordion([self.advanced, files], titles=["Advanced", "Save, load, copy as Python"])
@@ -97,7 +100,6 @@ class Bench:
             self.hint,
             ipywidgets.Box([left, self.tabs], layout=row),
             self._second,
-            self.status,
             self.strip,
             more,
         ]
@@ -120,7 +122,7 @@ class Bench:
         kind = self.kind.value
         known: dict[str, Any] = {
             "kind": kind,
-            "points": tuple(map(tuple, self.sketch.points)),
+            "points": tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in self.sketch.points),
             "mask": self.sketch.mask,
         }
         if kind in SCALED:

@@ -65,6 +65,12 @@ class Compare(Base):
             for name in given:
                 setattr(self, f"_{name}", png(pictures[name]) if name in pictures else b"")
 
+    def clear(self) -> None:
+        """Show no pictures."""
+        self._pictures = {}
+        with self.hold_sync():
+            self._before = self._after = self._answer = b""
+
     def face(self) -> Image.Image:
         """The pictures side by side."""
         shown = list(self._pictures.values()) or [Image.new("RGB", (64, 64), "white")]

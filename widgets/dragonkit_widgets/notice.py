@@ -1,4 +1,4 @@
-"""Lines of text in the browser, shown as they are: what goes on and how far it is, what went wrong, and code to copy."""
+"""Text in the browser, shown as it is: what goes on and how far it is, what went wrong, and code to copy."""
 
 from __future__ import annotations
 

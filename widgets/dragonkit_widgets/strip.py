@@ -51,7 +51,7 @@ class Strip(Base):
     _esm = module("common", "strip")
     _css = styles("common", "strip")
 
-    nodes = traitlets.List(help="number, place, words and thumbnail of each").tag(sync=True)
+    nodes: traitlets.List = traitlets.List(help="number, place, words and thumbnail of each").tag(sync=True)
     current = traitlets.Int(0).tag(sync=True)
     can_undo = traitlets.Bool(False).tag(sync=True)
     can_redo = traitlets.Bool(False).tag(sync=True)
@@ -113,5 +113,5 @@ class Strip(Base):
 
 def _about(node: Node) -> str:
     if node.parent is None:
-        return f"the source: {node.prompt}" if node.prompt else "the source"
+        return node.prompt
     return f"{node.nfe} evaluations, {node.seconds:.1f} s" + (f": {node.prompt}" if node.prompt else "")

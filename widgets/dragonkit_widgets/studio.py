@@ -65,7 +65,7 @@ class EditStudio(Face, ipywidgets.VBox):
         if session is not None and image is not None:
             raise InputError("image and session are both given: a session has its picture already, give one of the two")
         if model is None:
-            model = session.model if session is not None else "mini"
+            model = session.model if isinstance(session, Session) else "mini"
         self._workshop = Workshop(model, lambda text, fraction: self.status.say(text, fraction=fraction))
         if session is not None:
             self._workshop.resume(session)
@@ -331,7 +331,10 @@ class EditStudio(Face, ipywidgets.VBox):
         session = workshop.session
         done = session.current.parent is not None
         bench.show(session.image, session.current.prompt, workshop.drawn, workshop.drawn_guidance)
-        bench.compare.show(workshop.before, session.image, workshop.answer)
+        if done:
+            bench.compare.show(workshop.before, session.image, workshop.answer)
+        else:
+            bench.compare.clear()
         bench.strip.show(session.history)
         bench.tabs.selected_index = 0
         bench.fill.layout.display = "" if not done and workshop.picture and workshop.picture.case else "none"

@@ -38,7 +38,7 @@ function strip({ model, el }) {
     undo.disabled = still || !model.get("can_undo");
     redo.disabled = still || !model.get("can_redo");
     const here = nodes[current];
-    read.textContent = here ? `Picture ${here.id} of ${nodes.length - 1}: ${here.label}, ${here.about}` : "No picture yet.";
+    read.textContent = here ? [`Picture ${here.id} of ${nodes.length - 1}: ${here.label}`, here.about].filter(Boolean).join(", ") : "No picture yet.";
     const now = tree.querySelector('[aria-pressed="true"]');
     if (now && focused) now.focus();
     if (now) tree.scrollLeft = Math.max(0, now.offsetLeft - tree.clientWidth / 2);
