@@ -90,9 +90,8 @@ class Notebook:
 
     def restart(self) -> None:
         """Restart the kernel, as the menu does but without its question."""
-        session = self._session()
-        request = urllib.request.Request(f"{self.url}/api/kernels/{session['kernel']['id']}/restart", method="POST")
-        urllib.request.urlopen(request, timeout=60).close()
+        kernel = "window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel"
+        self.page.evaluate(f"() => {kernel}.restart()")
         self.close()
         self._attach()
 
