@@ -46,9 +46,13 @@ def _arrow(pen: ImageDraw.ImageDraw, arrow: Arrow) -> None:
     x0, y0, x1, y1 = arrow
     length, angle = math.hypot(x1 - x0, y1 - y0), math.atan2(y1 - y0, x1 - x0)
     if length > 1:
-        head = [(x1 - 11 * math.cos(angle + turn), y1 - 11 * math.sin(angle + turn)) for turn in (0.45, -0.45)]
+        gap, barb = min(5, length / 3), min(11, length / 2)
+        tip = (x1 - gap * math.cos(angle), y1 - gap * math.sin(angle))  # just before the target's dot
+        ends = [
+            (tip[0] - barb * math.cos(angle + turn), tip[1] - barb * math.sin(angle + turn)) for turn in (0.42, -0.42)
+        ]
         for colour, wide in ((DARK, 5), (LIGHT, 2)):
-            pen.line([(x0, y0), (x1, y1)], fill=colour, width=wide)
-            pen.line([head[0], (x1, y1), head[1]], fill=colour, width=wide, joint="curve")
-        pen.circle((x1, y1), 3.5, fill=TARGET, outline=LIGHT)
+            pen.line([(x0, y0), tip], fill=colour, width=wide)
+            pen.polygon([tip, *ends], fill=LIGHT, outline=colour, width=2)
+        pen.circle((x1, y1), 5, fill=TARGET, outline=LIGHT, width=2)
     pen.circle((x0, y0), 6, fill=HANDLE, outline=LIGHT, width=2)

@@ -29,8 +29,9 @@ class Sketch(Base):
     """Draw points and a mask on an image.
 
     Coordinates are (x, y) pixels of the image, the origin at the centre of the top-left pixel, fractions allowed. A
-    pixel belongs to a box or a lasso if its centre lies in it, the edge included; to a stroke if its centre lies under
-    the brush. Images over 4 megapixels are shown smaller, but points and mask stay in the image's own pixels.
+    pixel belongs to a box if its centre lies in it or on its edge, to a lasso if its centre lies in it, to a stroke if
+    its centre lies under the brush. Images over 4 megapixels are shown smaller, but points and mask stay in the
+    image's own pixels.
 
     ``observe`` the traits ``points`` and ``mask_data``; they change when a gesture ends.
 
@@ -39,9 +40,10 @@ class Sketch(Base):
         tools: of "point", "brush", "eraser", "box", "lasso", "segment" and "pan".
         points: (x0, y0, x1, y1) each, from a handle to its target; both equal: a point that stays.
         mask: bool (H, W), or None.
-        size: of the canvas's longer side, CSS pixels.
+        size: of the canvas's longer side, CSS pixels, 64 to 4096.
         segment: the region of a click: a function of the image uint8 (H, W, 3) and the pixel (x, y), to bool (H, W).
-            By default the connected region of similar colour.
+            By default the connected region of similar colour. What it raises is shown in the widget.
+        traits: first values of ``tool``, ``brush``, ``tolerance`` and ``snap``.
 
     Raises:
         InputError: a value is not usable.
@@ -50,7 +52,7 @@ class Sketch(Base):
     _esm = module("common", "mask", "overlay", "points", "masktools", "toolbar", "keys", "sketch")
     _css = styles("common", "sketch")
 
-    points = traitlets.List(help="(x0, y0, x1, y1) floats each, pixels of the image").tag(sync=True)
+    points: Any = traitlets.List(help="(x0, y0, x1, y1) floats each, pixels of the image").tag(sync=True)
     mask_data = binary(help="the mask's bits, row by row, as numpy.packbits has them; nothing for an empty mask")
     tools = traitlets.List(traitlets.Enum(TOOLS)).tag(sync=True)
     tool = traitlets.Enum(TOOLS).tag(sync=True)
@@ -79,7 +81,9 @@ class Sketch(Base):
             raise InputError(f"size is {size!r}: give the canvas's longer side, 64 to 4096 pixels")
         self.segment = segment
         shown = self._take(picture(image))
-        super().__init__(tools=list(tools), tool=tools[0], _size=size, **shown, **traits)
+        traits.setdefault("brush", min(2000, max(1, round(max(self._image.size) / 20))))
+        traits.setdefault("tool", tools[0])
+        super().__init__(tools=list(tools), _size=size, **shown, **traits)
         self.points, self.mask = list(points), mask
         self.on_msg(self._asked)
 
@@ -132,7 +136,7 @@ class Sketch(Base):
             self._preview.save(file, format="JPEG", quality=92, subsampling=0)
         return {"_picture": file.getvalue() or png(self._preview), "_width": width, "_height": height}
 
-    def _on(self, point: Sequence[float]) -> bool:
+    def _on(self, point: Any) -> bool:
         width, height = self._image.size
         return all(-0.5 <= v <= most - 0.5 for v, most in zip(point, (width, height, width, height), strict=True))
 
@@ -191,7 +195,7 @@ class Sketch(Base):
         if self._lab is None:
             self._lab = lab(np.asarray(self._preview))
         h, w = self._lab.shape[:2]
-        found = grown(self._lab, *(_cell(v, a, b) for v, a, b in ((x, width, w), (y, height, h))), self.tolerance)
+        found = grown(self._lab, _cell(x, width, w), _cell(y, height, h), self.tolerance)
         rows, columns = ((np.arange(full) * n) // full for full, n in ((height, h), (width, w)))
         return found[rows[:, None], columns]
 

@@ -1,4 +1,4 @@
-// The keyboard: what a key does on a sketch's canvas.
+// The keyboard: what a key does in a sketch.
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -11,7 +11,8 @@ function pressed(sketch, event) {
     else sketch.undo();
     return true;
   }
-  if (!event.composedPath().includes(sketch.canvas)) return false;
+  const [target] = event.composedPath(); // sliders have keys of their own, and so have buttons
+  if (target.tagName === "INPUT" || (target.tagName === "BUTTON" && (key === "Enter" || key === " "))) return false;
   if (key in ARROWS) {
     nudge(sketch, ARROWS[key], event.altKey ? 0.1 : event.shiftKey ? 10 : 1);
     return true;

@@ -1,7 +1,7 @@
 // A mask as one byte a pixel, and the shapes that are painted into it.
 
 /** Pixels: an edge that runs through a pixel's centre takes the pixel, however the pointer's position was rounded. */
-const EDGE = 0.01;
+const EDGE = 1e-3;
 
 /**
  * Rules, in image coordinates (a pixel's centre has whole ones): a box or a lasso takes the pixels whose centres lie in

@@ -35,16 +35,20 @@ function drawArrow(context, view, arrow, number, chosen) {
   const length = Math.hypot(b[0] - a[0], b[1] - a[1]), angle = Math.atan2(b[1] - a[1], b[0] - a[0]);
   context.lineCap = context.lineJoin = "round";
   if (length > 1) {
-    const path = new Path2D(), barb = Math.min(12, length / 2);
-    path.moveTo(...a);
-    path.lineTo(...b);
-    for (const turn of [0.45, -0.45]) {
-      path.moveTo(...b);
-      path.lineTo(b[0] - barb * Math.cos(angle + turn), b[1] - barb * Math.sin(angle + turn));
+    const line = new Path2D(), head = new Path2D(), barb = Math.min(13, length / 2), gap = Math.min(6, length / 3);
+    const tip = [b[0] - gap * Math.cos(angle), b[1] - gap * Math.sin(angle)]; // just before the target's dot
+    line.moveTo(...a);
+    line.lineTo(...tip);
+    head.moveTo(...tip);
+    for (const turn of [0.42, -0.42]) {
+      head.lineTo(tip[0] - barb * Math.cos(angle + turn), tip[1] - barb * Math.sin(angle + turn));
     }
+    head.closePath();
     for (const [colour, width] of [["rgba(0, 0, 0, 0.75)", 5], ["#fff", 2.5]]) {
-      Object.assign(context, { strokeStyle: colour, lineWidth: width });
-      context.stroke(path);
+      Object.assign(context, { strokeStyle: colour, lineWidth: width, fillStyle: colour });
+      context.stroke(line);
+      context.stroke(head);
+      context.fill(head);
     }
     dot(context, b, 4.5, TARGET_COLOUR, chosen === 1 || chosen === BOTH);
   }

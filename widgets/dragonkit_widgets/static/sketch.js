@@ -26,7 +26,8 @@ class Sketch {
     this.alert = h("div", { class: "dk-error", role: "alert" });
     const stage = h("div", { class: "dk-stage" }, this.canvas);
     el.classList.add("dk", "dk-sketch");
-    el.append(this.bar.element, stage, h("div", { class: "dk-status" }, this.read, this.where), this.alert);
+    const { element, history, zoom } = this.bar;
+    el.append(element, stage, h("div", { class: "dk-status" }, history, this.where, zoom), this.read, this.alert);
     this.listen();
     this.ends = [
       watch(model, ["_width", "_height", "_size", "_picture"], () => this.open()),
@@ -56,6 +57,7 @@ class Sketch {
       this.past = new Past(this.told());
       this.cursor = null;
       this.view.resize(width, height, this.most);
+      this.el.style.setProperty("--dk-wide", `${this.view.shown[0]}px`);
       this.canvas.setAttribute("aria-label", `Image of ${width} by ${height} pixels to draw on`);
     }
     this.sync();
@@ -229,7 +231,9 @@ class Sketch {
     if (!this.gone) this.alert.textContent = error;
     this.read.textContent = this.summary();
     this.canvas.style.cursor = this.tool.cursor;
+    const focused = this.el.contains(document.activeElement) && document.activeElement;
     this.bar.refresh();
+    if (focused?.disabled || focused?.closest("[hidden]")) this.canvas.focus({ preventScroll: true }); // or keys are lost
     this.view.paint();
   }
 

@@ -10,7 +10,7 @@ const TOOLS = {
   pan: ["Pan", "h", "Move the image; the space bar held does the same"],
 };
 
-/** The bar of a sketch: its element, and refresh(), which shows the present state, and zoomed(). */
+/** The buttons of a sketch: element over the canvas, history and zoom under it; refresh() and zoomed() show the present state. */
 function toolbar(sketch) {
   const { model } = sketch, offered = model.get("tools");
   const masks = offered.some((tool) => !["point", "pan"].includes(tool));
@@ -49,8 +49,7 @@ function toolbar(sketch) {
   const points = group("Points", snap, drop, none);
 
   const element = h("div", { class: "dk-tools", role: "toolbar", "aria-label": "Drawing tools" },
-    h("div", { class: "dk-bar" },
-      group("Tool", ...Object.values(tools)), group("History", undo, redo), zoom),
+    h("div", { class: "dk-bar" }, group("Tool", ...Object.values(tools))),
     h("div", { class: "dk-bar dk-options" }, points, size.node, near.node, away, whole));
 
   const refresh = () => {
@@ -73,5 +72,5 @@ function toolbar(sketch) {
     near.input.value = near.shown.textContent = model.get("tolerance");
   };
   const zoomed = () => { fit.textContent = `${sketch.view.zoom.toFixed(1)}×`; };
-  return { element, refresh, zoomed };
+  return { element, history: group("History", undo, redo), zoom, refresh, zoomed };
 }
