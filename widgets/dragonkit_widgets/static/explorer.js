@@ -87,8 +87,8 @@ function explore(model, el, shelf) {
   const barPixels = bar.getContext("2d").createImageData(256, 1);
   paintMap(barPixels, Float32Array.from({ length: 256 }, (_, i) => i), 0, 255);
   bar.getContext("2d").putImageData(barPixels, 0, 0);
-  const scale = h("span", { class: "dk-scale", title: "S = (cos + 1) / 2" }, "S", low, bar, high);
   const wide = h("input", { type: "checkbox", onchange: () => { full = wide.checked; recompute(); } });
+  const scale = h("span", { class: "dk-scale", title: "S = (cos + 1) / 2" }, "S", low, bar, high, h("label", {}, wide, "0 to 1"));
   const error = h("div", { role: "alert", class: "dk-error" });
   const read = h("div", { class: "dk-read", role: "status", "aria-live": "polite" });
   const value = h("div", { class: "dk-read dk-value" });
@@ -107,9 +107,9 @@ function explore(model, el, shelf) {
   });
   const key = (sign, text) => h("span", { class: "dk-key" }, h("b", { "aria-hidden": "true" }, sign), ` ${text}`);
   const root = h("div", { class: "dk dk-explorer", "data-lm-suppress-shortcuts": "true" },
-    h("div", { class: "dk-bar" }, undo, redo, free, ...views.map(([, b]) => b),
-      h("label", {}, "Opacity", opacity), scale, h("label", {}, wide, "0 to 1")),
-    h("div", { class: "dk-bar" }, h("label", {}, "Layer", depth, depthRead), h("label", {}, "Timestep", time, timeRead)),
+    h("div", { class: "dk-bar" }, undo, redo, free, ...views.map(([, b]) => b), scale),
+    h("div", { class: "dk-bar" }, h("label", {}, "Layer", depth, depthRead), h("label", {}, "Timestep", time, timeRead),
+      h("label", {}, "Opacity", opacity)),
     h("div", { class: "dk-row dk-main" },
       h("figure", {}, h("figcaption", {}, h("b", {}, two ? "A" : "Picture"), key("○", "the point")), panels.a.canvas),
       two ? h("figure", {}, h("figcaption", {}, h("b", {}, "B"), key("✕", "best match"), flow.length ? key("◇", "where it really is") : ""), panels.b.canvas) : ""),
@@ -163,7 +163,7 @@ function explore(model, el, shelf) {
     const layer = model.get("layer"), t = model.get("timestep"), map = maps()?.get(layer)?.a;
     Object.assign(depth, { value: layers.indexOf(layer) }).setAttribute("aria-valuetext", `layer ${layer}`);
     Object.assign(time, { value: timesteps.indexOf(t) }).setAttribute("aria-valuetext", `timestep ${t}`);
-    depthRead.textContent = map ? `${layer} · ${map.columns}×${map.rows} cells · ${map.of} channels` : `${layer}`;
+    depthRead.textContent = map ? `${layer} · ${map.columns}×${map.rows} · ${map.of} ch` : `${layer}`;
     timeRead.textContent = `${t}`;
     opacity.value = model.get("opacity");
     views.forEach(([name, b]) => b.setAttribute("aria-pressed", String(model.get("view") === name)));
