@@ -9,7 +9,7 @@ class Deck {
       watch(model, ["film"], () => { this.open(); this.ask(); }),
       watch(model, ["stills"], () => this.decode()),
       watch(model, ["step"], () => this.hear()),
-      watch(model, ["pin"], () => { this.pin = model.get("pin"); this.repaint(); }),
+      watch(model, ["pin"], () => { this.pin = model.get("pin"); this.come(); }),
       watch(model, ["playing"], () => { if (model.get("playing") !== this.playing) this.play(!this.playing); }),
       watch(model, ["following"], () => { this.following = model.get("following"); this.repaint(); }),
       watch(model, ["loop", "speed", "fps", "live", "error", "extent", "size"], () => this.repaint()),
@@ -41,8 +41,9 @@ class Deck {
   receive(content, buffers) {
     if (content.kind !== "blocks" || content.film !== this.reel.film) return;
     this.reel.take(content.first, buffers);
-    if (this.following && this.model.get("live") && !this.playing) this.step = this.last;
-    this.repaint();
+    if (!this.following || !this.model.get("live") || this.playing) return;
+    this.step = this.last;
+    this.come();
   }
 
   /** The pictures that stay: source, answer and references, by name. */
@@ -59,6 +60,12 @@ class Deck {
     const step = this.model.get("step");
     if (step === this.step || (!this.following && this.model.get("live") && step === this.last)) return;
     this.step = step;
+    this.come();
+  }
+
+  /** What was not done by hand is no step of undo: it is where the next gesture starts from. */
+  come() {
+    if (!this.telling) this.past.state = this.place;
     this.repaint();
   }
 
@@ -95,7 +102,9 @@ class Deck {
 
   tell() {
     const { step, pin, following, playing } = this;
+    this.telling = true; // our own changes come back as events
     for (const [name, value] of Object.entries({ step, pin, following, playing })) this.model.set(name, value);
+    this.telling = false;
     this.model.save_changes();
   }
 

@@ -1,0 +1,305 @@
+"""A person plays, scrubs, looks and compares; what is shown is what was traced."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dragonkit.trace import Trace
+from tests.browser.gestures import click, drag
+
+ROOT = Path(__file__).parents[2]
+SETUP = f"""
+import sys, threading
+sys.path.insert(0, {str(ROOT)!r})
+import dragonkit as dk
+from dragonkit.edits import Move
+from dragonkit.guidance import Guidance
+from dragonkit.trace import Record, Trace
+from dragonkit_widgets import GuidancePlayer
+from tests.tiny import box, picture, tiny_model
+
+image = picture(96, 80)
+
+def run(steps=20, **options):
+    move = Move(box(96, 80, 20, 20, 50, 50), by=(16, 8))
+    w = Guidance.preset('diffeditor', 'move').replace(steps=steps)
+    return dk.edit(tiny_model(), image, move, guidance=w, progress=False, **({{'trace': True}} | options)).trace
+"""
+SIZE, SCALE = 240, 2.5  # of a picture of 80 x 96 pixels on the page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved trace, made by the same code that the cells run."""
+    place: dict = {}
+    exec(SETUP, place)
+    return place["run"](trace=place["Record"](attention=True)).save(tmp_path_factory.mktemp("trace") / "trace")
+
+
+@pytest.fixture
+def opened(notebook, folder):
+    """The saved trace in a player, and the page's element of it."""
+    errors = []
+    notebook.page.on("pageerror", lambda error: errors.append(str(error)))
+    show = f"player = GuidancePlayer(Trace.load({str(folder)!r}), image, answer=image, size={SIZE})\nplayer"
+    notebook.run(SETUP, show)
+    element = notebook.widget(".dk-player")
+    element.locator(".dk-preview canvas").wait_for()
+    wait_for_read(element, "step 21 of 21")
+    yield notebook, element
+    assert not errors
+
+
+def read(element):
+    return element.locator(".dk-read").inner_text()
+
+
+def wait_for_read(element, text):
+    element.locator(".dk-read").filter(has_text=text).wait_for()
+
+
+def colour(element, panel, x, y):
+    """The colour on the page of a picture's pixel."""
+    canvas = element.locator(f".dk-{panel} canvas")
+    return canvas.evaluate(
+        "(canvas, [x, y]) => { const ratio = window.devicePixelRatio;"
+        " return [...canvas.getContext('2d').getImageData(x * ratio, y * ratio, 1, 1).data].slice(0, 3) }",
+        [(x + 0.5) * SCALE, (y + 0.5) * SCALE],
+    )
+
+
+def wait_for_colour(element, panel, x, y, wanted):
+    for _ in range(100):
+        if (found := colour(element, panel, x, y)) == list(map(int, wanted)):
+            return
+        element.page.wait_for_timeout(50)
+    raise AssertionError(f"pixel ({x}, {y}) of {panel} is {found} and not {list(wanted)}")
+
+
+def test_every_step_shows_its_own_picture_by_keys_slider_curves_and_python(opened, folder):
+    notebook, element = opened
+    frames = [np.asarray(frame) for frame in Trace.load(folder).frames()]
+    wait_for_colour(element, "preview", 30, 40, frames[21][40, 30])
+    canvas = element.locator(".dk-preview canvas")
+    canvas.focus()
+    for key, step in (("Home", 0), ("ArrowRight", 1), ("PageDown", 6), ("ArrowLeft", 5), ("PageUp", 0), ("End", 21)):
+        canvas.press(key)
+        wait_for_read(element, f"step {step} of 21")
+        wait_for_colour(element, "preview", 30, 40, frames[step][40, 30])
+        notebook.until("player.step", step)
+    slider = element.get_by_label("step", exact=True)
+    slider.focus()
+    slider.press("ArrowLeft")
+    notebook.until("player.step", 20)
+    for name, step in (("first step", 0), ("one step on", 1), ("one step back", 0), ("last step", 21)):
+        element.get_by_label(name).click()
+        notebook.until("player.step", step)
+    notebook.do("player.step = 4")
+    wait_for_read(element, "step 4 of 21")
+    wait_for_colour(element, "preview", 7, 80, frames[4][80, 7])
+    edit = Trace.load(folder).energies["edit"][4]
+    assert f"edit {float(f'{edit:.3g}'):g}" in read(element)
+
+    curves = element.locator(".dk-curves")
+    width = curves.bounding_box()["width"]
+    spot = lambda step: (44 + (width - 54) * step / 21, 60)  # noqa: E731 where a step is
+    drag(notebook.page, curves, spot(4), spot(9), spot(12.2))
+    notebook.until("player.step", 12)
+    wait_for_read(element, "visit 3")
+    assert element.locator(".dk-tip").inner_text().startswith("step 12, t = ") and "edit" in read(element)
+    canvas.focus()
+    canvas.press("Control+z")
+    notebook.until("player.step", 4)
+    canvas.press("Control+Shift+Z")
+    notebook.until("player.step", 12)
+    element.get_by_label("undo").click()
+    notebook.until("player.step", 4)
+    element.get_by_label("redo").click()
+    notebook.until("player.step", 12)
+
+
+def test_it_plays_to_the_end_loops_and_pauses(opened):
+    notebook, element = opened
+    element.get_by_label("speed").select_option("4")
+    notebook.until("player.speed", 4.0)
+    canvas = element.locator(".dk-preview canvas")
+    canvas.focus()
+    canvas.press("Space")  # from the end it starts again
+    notebook.until("player.playing", True)
+    notebook.until("(player.playing, player.step)", (False, 21))
+    element.get_by_label("play again and again").click()
+    notebook.until("player.loop", True)
+    element.locator(".dk-play").click()
+    element.page.wait_for_timeout(1500)  # more than twice through
+    assert element.locator(".dk-play").inner_text() == "pause"
+    canvas.focus()
+    canvas.press("Escape")
+    notebook.until("player.playing", False)
+    stopped = notebook.python("player.step")
+    wait_for_read(element, f"step {stopped} of 21")
+    notebook.do("player.loop = False; player.step = 0; player.playing = True")
+    notebook.until("(player.playing, player.step)", (False, 21))
+
+
+def test_a_clicked_pixel_tells_its_gradient_and_where_the_target_looks(opened, folder):
+    notebook, element = opened
+    trace = Trace.load(folder)
+    notebook.do("player.step = 3")
+    wait_for_read(element, "step 3 of 21")
+    canvas = element.locator(".dk-preview canvas")
+    click(notebook.page, canvas, ((33 + 0.5) * SCALE, (50 + 0.5) * SCALE))
+    notebook.until("player.pin", [33, 50])
+    wait_for_read(element, "pixel (33, 50)")
+
+    def number(pattern):
+        return float(re.search(pattern, read(element)).group(1))
+
+    grad = trace.grads[3][0]
+    assert number(r"\) · gradient ([\d.e-]+)") == pytest.approx(grad[:, 50 // 8, 33 // 8].norm().item(), rel=0.01)
+    element.get_by_label("gradient view").select_option("2")
+    element.locator(".dk-read").filter(has_text=re.compile(r"gradient -?[\d.]")).wait_for()
+    notebook.page.wait_for_timeout(100)
+    assert number(r"\) · gradient (-?[\d.e-]+)") == pytest.approx(grad[2, 50 // 8, 33 // 8].item(), rel=0.01, abs=1e-7)
+
+    name, look = next((n, x) for n, x in trace.attention[3].items() if n.startswith("up_blocks.3"))
+    before = colour(element, "source", 55, 50)
+    element.get_by_label("attention", exact=True).select_option(name)
+    notebook.page.wait_for_timeout(200)
+    source = look.source
+    assert number(r"source pixel ([\d.e-]+)%") == pytest.approx(100 * source[50 // 8, 33 // 8].item(), rel=0.01)
+    assert number(r"(\d+)% source") == pytest.approx(100 * source.sum().item(), abs=0.6)
+    inside = source[:12, :10]  # the rest is padding
+    y, x = divmod(int(inside.argmax()), 10)
+    assert f"most at ({8 * x + 3.5}, {8 * y + 3.5})" in read(element)
+    element.get_by_label("attention", exact=True).select_option("off")
+    plain = notebook.python("[round(255 * v) for v in image[:, 50, 55].tolist()]")
+    wait_for_colour(element, "source", 55, 50, plain)
+    assert before != plain
+
+    canvas.focus()
+    canvas.press("Shift+ArrowRight")
+    notebook.until("player.pin", [34, 50])
+    canvas.press("Control+z")
+    notebook.until("player.pin", [33, 50])
+    canvas.press("Escape")
+    notebook.until("player.pin", [])
+    canvas.press("Enter")
+    notebook.until("player.pin", [40, 48])
+    canvas.press("+")  # zoomed about the middle: what is clicked there is the same pixel
+    canvas.press("+")
+    notebook.page.wait_for_timeout(200)
+    click(notebook.page, canvas, (40 * SCALE + 2.25 * 10 * SCALE, 48 * SCALE))
+    notebook.until("player.pin", [50, 48])
+    drag(notebook.page, canvas, (100, 100), (50, 100))
+    click(notebook.page, canvas, (40 * SCALE - 50 + 2.25 * 10 * SCALE, 48 * SCALE))
+    notebook.until("player.pin", [50, 48])
+
+
+def test_wipe_scales_panels_and_curves(opened, folder):
+    notebook, element = opened
+    frames = [np.asarray(frame) for frame in Trace.load(folder).frames()]
+    source = notebook.python("(255 * image).round().int().permute(1, 2, 0).tolist()")
+    element.get_by_label("wipe", exact=True).select_option("source")
+    canvas = element.locator(".dk-preview canvas")
+    wait_for_colour(element, "preview", 10, 50, source[50][10])
+    wait_for_colour(element, "preview", 70, 50, frames[21][50, 70])
+    drag(notebook.page, canvas, (100, 100), (190, 100))
+    wait_for_colour(element, "preview", 70, 50, source[50][70])
+    wait_for_colour(element, "preview", 79, 50, frames[21][50, 79])
+    assert notebook.python("player.pin") == []
+    element.get_by_label("where the wipe is").fill("0")
+    wait_for_colour(element, "preview", 10, 50, frames[21][50, 10])
+
+    for name in ("gradient", "source", "answer"):
+        element.get_by_label(f"show the {name}").click()
+        element.locator(f".dk-panel.dk-{name}").wait_for(state="hidden")
+        element.get_by_label(f"show the {name}").click()
+        element.locator(f".dk-panel.dk-{name}").wait_for(state="visible")
+
+    largest = max(g.norm(dim=1).max().item() for g in Trace.load(folder).grads if g is not None)
+    notebook.do("player.step = 2")
+    wait_for_read(element, "step 2 of")
+    element.get_by_label("the same colours for all steps").click()
+    shown = element.locator(".dk-gradient .dk-scale span").last
+    shown.filter(has_text=re.compile(r"\d")).wait_for()
+    notebook.page.wait_for_timeout(100)
+    assert float(shown.inner_text()) == pytest.approx(largest, rel=0.06)
+
+    curves = element.locator(".dk-curves")
+    drawn = lambda: curves.evaluate("canvas => canvas.toDataURL()")  # noqa: E731
+    linear = drawn()
+    element.get_by_label("logarithmic energies").click()
+    notebook.page.wait_for_timeout(100)
+    log = drawn()
+    element.locator(".dk-term", has_text="content").click()
+    notebook.page.wait_for_timeout(100)
+    assert len({linear, log, drawn()}) == 3
+    assert element.locator(".dk-term", has_text="content").get_attribute("aria-pressed") == "false"
+    assert element.locator(".dk-term").all_inner_texts() == list(Trace.load(folder).energies)
+
+
+def test_a_run_is_followed_live_until_the_person_looks_back(notebook):
+    show = f"player = GuidancePlayer(source=image, size={SIZE})\nplayer"
+    worker = """
+going = [threading.Event(), threading.Event()]
+show_step = player.watch(decode_every=2)
+found = []
+def on_step(trace):
+    show_step(trace)
+    for k, event in zip((6, 9), going):
+        if len(trace) == k: event.wait(60)
+thread = threading.Thread(target=lambda: found.append(run(on_step=on_step)))
+"""
+    notebook.run(SETUP, show, worker)
+    element = notebook.widget(".dk-player")
+    wait_for_read(element, "no run to show yet")
+    notebook.do("thread.start()")
+    wait_for_read(element, "step 5 of 5")
+    element.get_by_text("x0 prediction of step 4").wait_for()
+    frame = notebook.python("player.trace.frames(len(player.trace) - 1)[0].getpixel((30, 40))")
+    assert frame and element.locator(".dk-live").is_visible()
+    element.get_by_label("one step back").click()
+    element.get_by_label("one step back").click()
+    notebook.until("player.step", 3)
+    notebook.do("going[0].set()")
+    notebook.until("len(player.trace)", 9)
+    wait_for_read(element, "step 3 of 8")
+    element.get_by_label("follow the newest step").click()
+    wait_for_read(element, "step 8 of 8")
+    notebook.do("going[1].set(); thread.join()")
+    wait_for_read(element, "step 21 of 21")
+    notebook.until("player.step", 21)
+    click(notebook.page, element.locator(".dk-preview canvas"), (100, 100))
+    wait_for_read(element, "attention was not recorded: edit(..., trace=Record(attention=True))")
+    assert notebook.python("player.error") == ""
+    notebook.do("player.show(found[0], image)")
+    element.get_by_text("x0 prediction", exact=True).wait_for()
+    last = notebook.python("found[0].frames(22)[0].getpixel((30, 40))")
+    wait_for_colour(element, "preview", 30, 40, last)
+    notebook.do("player.error = '<img src=x onerror=alert(1)>'")
+    element.get_by_role("alert").filter(has_text="<img src=x onerror=alert(1)>").wait_for()
+
+
+@pytest.mark.parametrize(
+    "screen", [{"device_scale_factor": 2, "has_touch": True, "viewport": {"width": 800, "height": 1200}}], indirect=True
+)
+def test_two_views_stay_in_step_at_twice_the_pixels_under_a_finger(opened, folder):
+    notebook, first = opened
+    notebook.page.evaluate("() => window.jupyterapp.commands.execute('notebook:insert-cell-below')")
+    frame = np.asarray(Trace.load(folder).frames()[21])
+    wait_for_colour(first, "preview", 30, 40, frame[40, 30])
+    assert first.locator(".dk-preview canvas").evaluate("canvas => [canvas.width, canvas.height]") == [400, 480]
+    notebook.page.evaluate("() => window.jupyterapp.commands.execute('notebook:replace-selection', { text: 'player' })")
+    notebook.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-cell')")
+    views = notebook.page.locator(".dk-player")
+    views.nth(1).wait_for()
+    box = first.locator(".dk-preview canvas").bounding_box()
+    notebook.page.touchscreen.tap(box["x"] + (12 + 0.5) * SCALE, box["y"] + (80 + 0.5) * SCALE)
+    notebook.until("player.pin", [12, 80])
+    for k in range(2):
+        wait_for_read(views.nth(k), "pixel (12, 80)")
+    views.nth(1).get_by_label("first step").click()
+    wait_for_read(first, "step 0 of 21")
+    notebook.until("player.step", 0)
