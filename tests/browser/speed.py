@@ -18,6 +18,7 @@ from playwright.sync_api import sync_playwright
 from tests.browser.gestures import click
 from tests.browser.notebook import Notebook
 from tests.browser.server import launch_options, serving
+from tests.browser.speed_player import player
 
 Numbers = dict[str, float]
 
@@ -74,7 +75,7 @@ def summary(name: str, values: tuple[float, ...] | list[float]) -> Numbers:
     return {f"{name}_median_ms": round(statistics.median(values), 2), f"{name}_p90_ms": round(tenths[-1], 2)}
 
 
-MEASUREMENTS: dict[str, Callable[[Notebook], Numbers]] = {"explorer": explorer}
+MEASUREMENTS: dict[str, Callable[[Notebook], Numbers]] = {"explorer": explorer, "player": player}
 
 
 def main(names: list[str]) -> None:

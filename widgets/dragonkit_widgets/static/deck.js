@@ -28,9 +28,9 @@ class Deck {
 
   open() {
     const { film, blocks } = this.model.get("film");
-    this.reel.begin(film, blocks);
-    this.following = this.model.get("following");
     this.step = this.model.get("step");
+    this.reel.begin(film, blocks, this.step);
+    this.following = this.model.get("following");
     this.pin = this.model.get("pin");
     this.past = new Past(this.place);
     if (this.model.get("playing")) this.play(true); else this.halt();

@@ -6,24 +6,28 @@ class Reel {
   get count() { return this.steps.length; }
 
   /** Forget what is there and take another run. */
-  begin(film, blocks = []) {
+  begin(film, blocks = [], wanted = -1) {
     for (const step of this.steps) step?.picture?.close();
     Object.assign(this, { film, steps: [] });
-    this.take(0, blocks);
+    this.take(0, blocks, wanted);
   }
 
-  /** Take blocks of steps, from the first's index on; steps that are there already stay. */
-  take(first, blocks) {
+  /** Take blocks of steps, from the first's index on; steps that are there already stay. The picture of step ``wanted``
+      is decoded before the others. */
+  take(first, blocks, wanted = -1) {
+    const files = [];
     blocks.forEach((block, k) => {
       if (this.steps[first + k]) return;
       const { step, file } = unpacked(block);
       this.steps[first + k] = step;
-      if (!file) return;
-      bitmapOf(file.bytes, file.type).then(
+      if (file) files[first + k === wanted ? "unshift" : "push"]([step, file]);
+    });
+    for (const [step, { bytes, type }] of files) {
+      bitmapOf(bytes, type).then(
         (picture) => { if (this.steps.includes(step)) { step.picture = picture; this.changed(); } else picture.close(); },
         () => { step.broken = true; this.changed(); },
       );
-    });
+    }
     this.changed();
   }
 
@@ -48,20 +52,29 @@ class Reel {
 /** The largest magnitude in a list of numbers. */
 function peak(values) { let most = 0; for (const v of values) most = Math.max(most, Math.abs(v)); return most; }
 
+/** A property that is computed when it is first read. */
+function later(object, name, compute) {
+  const keep = (value) => { Object.defineProperty(object, name, { value, enumerable: true }); return value; };
+  Object.defineProperty(object, name, { get: () => keep(compute()), enumerable: true, configurable: true });
+}
+
+/** A block's step, and the file of its picture. Numbers are unpacked when they are first looked at. */
 function unpacked(block) {
   const bytes = bytesOf(block);
   const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
   const head = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
   const part = (place) => bytes.slice(4 + length + place.start, 4 + length + place.start + place.length);
-  const numbers = (place) => Float32Array.from(new Int16Array(part(place).buffer), (v) => v * place.scale);
+  const numbers = (place) => Float32Array.from(new Int16Array(part(place).buffer)).map((v) => v * place.scale);
   const step = { ...head, looks: {} };
-  if (head.grad) step.grad = { values: numbers(head.grad), shape: head.grad.shape };
+  if (head.grad) later(step, "grad", () => ({ values: numbers(head.grad), shape: head.grad.shape }));
   for (const [name, place] of Object.entries(head.looks)) {
-    const all = numbers(place);
-    let start = 0;
-    step.looks[name] = place.shapes.map(([rows, columns]) => {
-      const values = all.subarray(start, start += rows * columns);
-      return { values, h: rows, w: columns };
+    later(step.looks, name, () => {
+      const all = numbers(place);
+      let start = 0;
+      return place.shapes.map(([rows, columns]) => {
+        const values = all.subarray(start, start += rows * columns);
+        return { values, h: rows, w: columns };
+      });
     });
   }
   return { step, file: head.frame && { bytes: part(head.frame), type: head.frame.type } };
