@@ -1,5 +1,4 @@
 // One view of a sketch: pointer and keys go to the tool in use; what a gesture made is told to Python when it ends.
-
 const LONGEST = 100; // steps of undo
 
 const samePoints = (a, b) => JSON.stringify(a) === JSON.stringify(b);
@@ -33,8 +32,7 @@ class Sketch {
       watch(model, ["_width", "_height", "_size", "_picture"], () => this.open()),
       watch(model, ["points", "mask_data"], () => this.sync()),
       watch(model, ["tool", "selected", "snap", "brush", "tolerance", "error"], () => this.refresh()),
-      listen(model, "msg:custom", () => { this.asking = false; this.refresh(); }),
-      listen(model, "comm_live_update", () => setTimeout(() => this.checkKernel())), // once the page has taken note of it
+      listen(model, "msg:custom", () => this.wait("")),
       ownKeys(el, (event) => pressed(this, event)),
     ];
     this.open();
@@ -120,7 +118,6 @@ class Sketch {
     }
     this.telling = false;
     model.save_changes();
-    this.checkKernel();
   }
 
   // --- what the buttons do
@@ -143,12 +140,18 @@ class Sketch {
     this.commit();
   }
 
-  /** Ask Python; its answer comes as a new mask, or as an error. */
+  /** Ask Python; its answer is a new mask, or an error. A restarted kernel never answers, or cannot be asked. */
   ask(question) {
-    if (this.checkKernel()) return;
-    this.asking = true;
+    this.wait("Finding the region…");
+    const late = () => this.wait("No answer: if the kernel was restarted, run this cell again.");
+    this.patience = setTimeout(late, 5000);
+    try { this.model.send(question); } catch { late(); }
+  }
+
+  wait(text) {
+    clearTimeout(this.patience);
+    this.waiting = text;
     this.refresh();
-    this.model.send(question);
   }
 
   /** End what is half done, and show what was there before it. */
@@ -202,6 +205,7 @@ class Sketch {
   }
 
   begin(at, event) {
+    this.wait("");
     if (this.model.get("error")) this.set("error", "");
     this.active = { tool: this.tool, pointer: event?.pointerId };
     this.active.tool.down(at, event);
@@ -227,18 +231,17 @@ class Sketch {
   // --- what is seen
 
   refresh() {
-    const error = this.model.get("error");
-    if (!this.gone) this.alert.textContent = error;
+    this.alert.textContent = this.model.get("error");
     this.read.textContent = this.summary();
     this.canvas.style.cursor = this.tool.cursor;
-    const focused = this.el.contains(document.activeElement) && document.activeElement;
+    const focused = this.el.contains(document.activeElement) ? document.activeElement : null;
     this.bar.refresh();
     if (focused?.disabled || focused?.closest("[hidden]")) this.canvas.focus({ preventScroll: true }); // or keys are lost
     this.view.paint();
   }
 
   summary() {
-    if (this.asking) return "Finding the region…";
+    if (this.waiting) return this.waiting;
     const said = [], number = (v) => v.toFixed(1), arrow = this.points[this.selected];
     if (arrow) {
       const [x0, y0, x1, y1] = arrow.map(number), name = `Point ${this.selected + 1} of ${this.points.length}`;
@@ -282,14 +285,8 @@ class Sketch {
     }
   }
 
-  /** Say so if the kernel is not there any more: what is drawn then stays in the browser. */
-  checkKernel() {
-    this.gone = Boolean(this.el.closest(".jupyter-widgets-disconnected"));
-    if (this.gone) this.alert.textContent = "The kernel is gone: run this cell again. What is drawn here does not reach it.";
-    return this.gone;
-  }
-
   destroy() {
+    clearTimeout(this.patience);
     this.ends.forEach((end) => end());
     this.view.destroy();
     this.bitmap?.close();
