@@ -275,7 +275,9 @@ def test_a_real_interrupt_from_the_keyboard(folder: Path) -> None:
         "--out",
         str(folder.parent / "out"),
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(__file__).parent.parent) as process:
+    # Where tests run in the background, interrupts are ignored, and a child would inherit that.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)} if os.name == "posix" else {}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(__file__).parent.parent, **listening) as process:
         assert process.stderr is not None
         seen = b""
         while b"edit:" not in seen:  # the second progress bar: the edit has begun
