@@ -45,6 +45,8 @@ class Panel {
   /** Press and let go to mark; drag to pan what is zoomed; drag the wipe's line. */
   listen() {
     const { canvas, view, board } = this;
+    for (const name of ["pointerenter", "pointerdown", "wheel"])
+      canvas.addEventListener(name, () => { board.leader = this; }, { passive: true });
     let start = null, last = null, wiping = false;
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button) return;
@@ -66,4 +68,24 @@ class Panel {
     });
     canvas.addEventListener("pointercancel", () => { start = null; });
   }
+}
+
+const button = (text, name, action, more = {}) =>
+  h("button", { type: "button", "aria-label": name, title: name, onclick: action, ...more }, text);
+
+/** A select of [value, text] pairs. */
+function choice(name, options, action) {
+  const select = h("select", { "aria-label": name, onchange: () => action(select.value) });
+  select.append(...options.map(([value, text]) => h("option", { value }, text)));
+  return select;
+}
+
+/** Give a select other options, and keep what was chosen if it is still among them. */
+function offer(select, options, first) {
+  const key = JSON.stringify(options);
+  if (select.dataset.key === key) return;
+  const values = options.map(([value]) => String(value)), chosen = select.dataset.key ? select.value : first;
+  select.dataset.key = key;
+  select.replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
+  select.value = [chosen, first, values[0]].find((value) => values.includes(value));
 }

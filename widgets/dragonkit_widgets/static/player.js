@@ -21,6 +21,8 @@ class Board {
     this.curves = new Curves((step, done) => deck.go(step, done));
     this.build();
     deck.views.add(this.paint);
+    this.theme = new MutationObserver(() => this.paint());
+    this.theme.observe(document.body, { attributes: true }); // JupyterLab names its theme there
     this.paint();
   }
 
@@ -29,12 +31,6 @@ class Board {
 
   build() {
     const { deck, model } = this;
-    const button = (text, name, action, more = {}) => h("button", { type: "button", "aria-label": name, title: name, onclick: action, ...more }, text);
-    const choice = (name, options, action) => {
-      const select = h("select", { "aria-label": name, onchange: () => action(select.value) });
-      select.append(...options.map(([value, text]) => h("option", { value }, text)));
-      return select;
-    };
     const toggle = (text, name, action) => button(text, name, (event) => {
       const on = event.currentTarget.getAttribute("aria-pressed") !== "true";
       event.currentTarget.setAttribute("aria-pressed", on);
@@ -105,9 +101,9 @@ class Board {
     this.error.textContent = model.get("error");
 
     const gradients = reel.steps.find((s) => s?.grad)?.grad.shape[0] ?? 0;
-    this.offer(this.channel, [[-1, "norm"], ...Array.from({ length: gradients }, (_, c) => [c, `channel ${c + 1}`])], "-1");
+    offer(this.channel, [[-1, "norm"], ...Array.from({ length: gradients }, (_, c) => [c, `channel ${c + 1}`])], "-1");
     const layers = reel.layers;
-    this.offer(this.layer, layers.length ? [["", "all layers"], ...layers.map((name) => [name, label(name)]), ["off", "off"]] : [["off", "not recorded"]], "");
+    offer(this.layer, layers.length ? [["", "all layers"], ...layers.map((name) => [name, label(name)]), ["off", "off"]] : [["off", "not recorded"]], "");
     this.layer.title = layers.length ? "where the edit's target looks" : HINT.attention;
     for (const name of ["source", "answer"]) {
       this.toggles[name].hidden = !deck.images[name];
@@ -147,23 +143,13 @@ class Board {
     } }, swatch, name);
   }
 
-  /** Put options into a select and keep what was chosen if it is still there. */
-  offer(select, options, first) {
-    const key = JSON.stringify(options);
-    if (select.dataset.key === key) return;
-    const chosen = select.dataset.key && options.some(([value]) => String(value) === select.value) ? select.value : first;
-    select.dataset.key = key;
-    select.replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
-    select.value = options.some(([value]) => String(value) === chosen) ? chosen : options[0][0];
-  }
-
   get wipes() { return this.wipeOf.value; }
   get wipeAt() { return this.wipe * this.preview.view.shown[0]; }
   setWipe(part) { this.wipe = Math.min(1, Math.max(0, part)); this.paint(); }
 
-  /** Zoom and pan of one picture are those of all. */
+  /** Zoom and pan of the picture that was touched last are those of all. */
   link(from) {
-    if (!from.linked) return;
+    if (from !== this.leader || !from.linked) return;
     for (const { view } of this.panels) {
       if (view === from.view || (view.scale === from.view.scale && view.x === from.view.x && view.y === from.view.y)) continue;
       Object.assign(view, { scale: from.view.scale, x: from.view.x, y: from.view.y });
@@ -276,6 +262,7 @@ class Board {
         "+": () => view.zoomBy(1.5), "=": () => view.zoomBy(1.5), "-": () => view.zoomBy(1 / 1.5), 0: () => view.fit(),
       };
       if (!actions[event.key]) return;
+      this.leader = this.preview;
       actions[event.key]();
     }
     event.preventDefault();
@@ -283,6 +270,7 @@ class Board {
 
   destroy() {
     this.deck.views.delete(this.paint);
+    this.theme.disconnect();
     this.el.removeEventListener("keydown", this.onKey);
     this.panels.concat(this.references).forEach((panel) => panel.view.destroy());
     this.curves.destroy();
