@@ -83,8 +83,8 @@ class PointTool {
   }
 
   get hint() {
-    if (this.waiting) return "Click where it goes to, or press Esc: the point stays where it is.";
-    return "Drag from what moves to where it goes; click for a point that stays. Drag an end to move it.";
+    if (this.waiting) return "Click where it goes; or press Esc, and it stays where it is.";
+    return "Drag from what moves to where it goes, or click both. Ends can be dragged.";
   }
 
   reach(event) { return (event?.pointerType === "touch" ? 22 : 11) / this.sketch.view.scale; }

@@ -250,8 +250,7 @@ class Sketch {
     const count = this.active ? 0 : this.mask.count(), { width, height } = this.mask;
     if (count) said.push(`Mask: ${count.toLocaleString("en")} pixels, ${((100 * count) / (width * height)).toFixed(1)} %.`);
     if (this.cursor) said.push(`Cross at (${this.cursor.map(number).join(", ")}).`);
-    if (!said.length || this.tool.waiting) said.push(this.tool.hint);
-    return said.join("  ");
+    return [said.join("  "), this.tool.hint].filter(Boolean).join("\n");
   }
 
   draw(context) {

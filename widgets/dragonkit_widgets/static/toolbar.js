@@ -48,8 +48,8 @@ function toolbar(sketch) {
     change("Clear", "Empty the mask", "clear-mask", (mask) => mask.load(new Uint8Array())));
   const points = group("Points", snap, drop, none);
 
-  const element = h("div", { class: "dk-tools", role: "toolbar", "aria-label": "Drawing tools" },
-    h("div", { class: "dk-bar" }, group("Tool", ...Object.values(tools))),
+  const element = h("div", { class: "dk-bar dk-tools", role: "toolbar", "aria-label": "Drawing tools" },
+    group("Tool", ...Object.values(tools)),
     h("div", { class: "dk-bar dk-options" }, points, size.node, near.node, away, whole));
 
   const refresh = () => {
