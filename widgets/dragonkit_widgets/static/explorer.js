@@ -35,7 +35,7 @@ function explore(model, el, shelf) {
       for (const side of sides) result.s[side] = pair[side].similarity(vector);
       const { b } = panels;
       if (two) result.best = pair.b.best(result.s.b, b.bitmap.width, b.bitmap.height);
-      const every = Object.values(result.s), least = Math.min(...every.map((s) => s.reduce((x, y) => Math.min(x, y), 1)));
+      const least = Math.min(...Object.values(result.s).map((s) => s.reduce((x, y) => Math.min(x, y), 1)));
       if (!full && least < 0.999) result.low = least;
     }
     for (const side of sides) {
@@ -48,9 +48,11 @@ function explore(model, el, shelf) {
 
   /** Where the point really is in B; null if that is not known. */
   function truth(place) {
-    if (!flow.length || !place) return null;
-    const { width, height } = panels.a.bitmap, [column, row] = [width, height].map((n, k) => Math.min(n - 1, Math.floor(place[k] + 0.5)));
-    const at = row * width + column, found = [flow[at] + place[0] - column, flow[width * height + at] + place[1] - row];
+    if (!flow.length || !place || !panels.a.bitmap) return null;
+    const { width, height } = panels.a.bitmap;
+    const [column, row] = [width, height].map((n, k) => Math.min(n - 1, Math.floor(place[k] + 0.5)));
+    const at = row * width + column;
+    const found = [flow[at] + place[0] - column, flow[width * height + at] + place[1] - row];
     return Number.isFinite(found[0]) ? found : null;
   }
 
@@ -65,7 +67,8 @@ function explore(model, el, shelf) {
   // -- what is on the page
 
   const about = (side) => (side === "a"
-    ? "Picture A. Move over it to look, click to pin a point. Arrow keys move the point by a pixel, with Shift by ten; Escape lets go."
+    ? "Picture A. Move over it to look, click to pin a point. Arrow keys move the point by a pixel, with Shift by ten; "
+      + "Escape lets go."
     : "Picture B with the best match of the point.");
   const panels = {};
   for (const side of two ? ["a", "b"] : ["a"]) {
@@ -79,7 +82,8 @@ function explore(model, el, shelf) {
   const views = Object.entries(looks).map(([name, text]) => [name, button(text, "", () => set("view", name))]);
   views[0][1].title = "How like the point every place is";
   views[1][1].title = "The first three principal components as red, green and blue";
-  const slider = (label, max, step, input) => h("input", { type: "range", min: 0, max, step, "aria-label": label, oninput: (e) => input(+e.target.value) });
+  const slider = (label, max, step, input) =>
+    h("input", { type: "range", min: 0, max, step, "aria-label": label, oninput: (e) => input(+e.target.value) });
   const opacity = slider("Opacity of the map", 1, 0.05, (v) => set("opacity", v));
   const depth = slider("Layer", layers.length - 1, 1, (v) => set("layer", layers[v])), depthRead = h("output");
   const time = slider("Timestep", timesteps.length - 1, 1, (v) => set("timestep", timesteps[v])), timeRead = h("output");
@@ -93,40 +97,45 @@ function explore(model, el, shelf) {
   const read = h("div", { class: "dk-read", role: "status", "aria-live": "polite" });
   const value = h("div", { class: "dk-read dk-value" });
   const note = h("div", { class: "dk-note" });
-  const thumb = Math.floor(((2 * size + 10 - 30) / 4 - 18 - 4) / 2);
+  const thumb = Math.floor(((2 * size + 10 - 30) / 4 - 18) / 2); // four cards as wide as two pictures
   const cards = layers.map((layer) => {
     const choose = () => set("layer", layer), sides = {};
     for (const side of Object.keys(panels)) {
-      const attributes = { role: "img", "aria-label": `layer ${layer} on picture ${side.toUpperCase()}`, onclick: choose };
-      sides[side] = new Panel(thumb, () => stateOf(side, layer), attributes);
+      const label = `layer ${layer} on picture ${side.toUpperCase()}`;
+      sides[side] = new Panel(thumb, () => stateOf(side, layer), { role: "img", "aria-label": label, onclick: choose });
     }
-    const box = h("input", { type: "checkbox", onchange: () => set("layers", cards.filter((c) => c.box.checked).map((c) => c.layer)) });
-    const found = h("small"), pictures = h("div", { class: "dk-row", style: "gap: 4px" }, ...Object.values(sides).map((p) => p.canvas));
+    const check = () => set("layers", cards.filter((c) => c.box.checked).map((c) => c.layer));
+    const box = h("input", { type: "checkbox", onchange: check }), found = h("small");
+    const pictures = h("div", { class: "dk-row", style: "gap: 4px" }, ...Object.values(sides).map((p) => p.canvas));
     const card = h("figure", { class: "dk-layer" }, h("label", {}, box, `layer ${layer}`), pictures, found);
     return { layer, sides, box, found, pictures, card };
   });
   const key = (sign, text) => h("span", { class: "dk-key" }, h("b", { "aria-hidden": "true" }, sign), ` ${text}`);
-  const root = h("div", { class: "dk dk-explorer", "data-lm-suppress-shortcuts": "true" },
+  const figure = (title, keys, panel) => h("figure", {}, h("figcaption", {}, h("b", {}, title), ...keys), panel.canvas);
+  const inB = [key("✕", "best match"), ...(flow.length ? [key("◇", "where it really is")] : [])];
+  const across = `width: ${Math.max(two ? 2 * size + 10 : size, 560)}px`; // not as wide as its longest text
+  const root = h("div", { class: "dk dk-explorer", style: across, "data-lm-suppress-shortcuts": "true" },
     h("div", { class: "dk-bar" }, undo, redo, free, ...views.map(([, b]) => b), scale),
     h("div", { class: "dk-bar" }, h("label", {}, "Layer", depth, depthRead), h("label", {}, "Timestep", time, timeRead),
       h("label", {}, "Opacity", opacity)),
     h("div", { class: "dk-row dk-main" },
-      h("figure", {}, h("figcaption", {}, h("b", {}, two ? "A" : "Picture"), key("○", "the point")), panels.a.canvas),
-      two ? h("figure", {}, h("figcaption", {}, h("b", {}, "B"), key("✕", "best match"), flow.length ? key("◇", "where it really is") : ""), panels.b.canvas) : ""),
+      figure("A", [key("○", "the point")], panels.a), two ? figure("B", inB, panels.b) : ""),
     read, value, error, h("div", { class: "dk-layers" }, ...cards.map((c) => c.card)), note);
 
   // -- what changes on it
 
   const pixels = ([x, y]) => `(${x.toFixed(2)}, ${y.toFixed(2)})`;
+  const apart = (best, real) => Math.hypot(best.x - real[0], best.y - real[1]);
 
   function readOut() {
     const place = point(), result = results.get(model.get("layer")), t = model.get("timestep");
     if (shelf.said.has(t)) return (read.textContent = "");
     if (!maps()) return (read.textContent = `computing features at timestep ${t}…`);
     if (!place) return (read.textContent = "Move over picture A to look, click to pin a point.");
-    const real = truth(place), best = result?.best, parts = [`A ${pixels(place)}${model.get("point") || held ? ", pinned" : ""}`];
+    const real = truth(place), best = result?.best, pinned = model.get("point") || held ? ", pinned" : "";
+    const parts = [`A ${pixels(place)}${pinned}`];
     if (best) parts.push(`best match in B ${pixels([best.x, best.y])}, S ${best.score.toFixed(4)}`);
-    if (best && real) parts.push(`truth ${pixels(real)}, ${Math.hypot(best.x - real[0], best.y - real[1]).toFixed(2)} px away`);
+    if (best && real) parts.push(`truth ${pixels(real)}, ${apart(best, real).toFixed(2)} px away`);
     else if (two && flow.length) parts.push("truth not known here: off the object, or hidden in B");
     read.textContent = parts.join(" · ");
   }
@@ -134,7 +143,8 @@ function explore(model, el, shelf) {
   /** The value under the mouse. */
   function readValue(side, place) {
     const result = results.get(model.get("layer")), s = result?.s[side];
-    value.textContent = s && place ? `under the mouse: ${side.toUpperCase()} ${pixels(place)}, S ${result.pair[side].at(s, ...place).toFixed(4)}` : "";
+    const here = () => `${side.toUpperCase()} ${pixels(place)}, S ${result.pair[side].at(s, ...place).toFixed(4)}`;
+    value.textContent = s && place ? `under the mouse: ${here()}` : "";
   }
 
   const small = perFrame(() => { // the small maps come a frame after the large one
@@ -142,7 +152,8 @@ function explore(model, el, shelf) {
       if (!card.box.checked) continue;
       if (card.layer !== model.get("layer")) compute(card.layer);
       const best = results.get(card.layer)?.best, real = truth(point());
-      card.found.textContent = best ? `S ${best.score.toFixed(3)}${real ? ` · ${Math.hypot(best.x - real[0], best.y - real[1]).toFixed(1)} px` : ""}` : "\u00a0";
+      const away = best && real ? ` · ${apart(best, real).toFixed(1)} px` : "";
+      card.found.textContent = best ? `S ${best.score.toFixed(3)}${away}` : "\u00a0"; // which keeps the line's height
       Object.values(card.sides).forEach((panel) => panel.view.paint());
     }
   });
@@ -177,8 +188,13 @@ function explore(model, el, shelf) {
     Object.assign(redo, { disabled: !shelf.past.after.length });
     Object.assign(free, { disabled: !model.get("point") });
     error.textContent = shelf.said.get(t) ?? "";
-    note.textContent = !map ? "" : model.get("view") === "components" ? "Components: what the denoiser sees alike has one colour, in both pictures." : "";
-    if (map && map.channels < map.of) note.textContent += ` Approximate: ${map.channels} of ${map.of} dimensions, ${(100 * map.kept).toFixed(1)} % of the energy.`;
+    const notes = [];
+    if (model.get("view") === "components") notes.push("Components: what the denoiser sees alike has one colour.");
+    if (map && map.channels < map.of) {
+      const kept = (100 * map.kept).toFixed(1);
+      notes.push(`Approximate: ${map.channels} of ${map.of} dimensions, ${kept} % of the energy.`);
+    }
+    note.textContent = notes.join(" ");
     recompute();
   }
 
@@ -224,7 +240,8 @@ function explore(model, el, shelf) {
       : event.key === "Escape" ? () => { held = null; if (model.get("point")) shelf.pin(null); }
       : !on?.bitmap || control ? null
       : steps[event.key] ? () => {
-        const by = event.shiftKey ? 10 : 1, from = model.get("point") ?? hover ?? [(a.bitmap.width - 1) / 2, (a.bitmap.height - 1) / 2];
+        const by = event.shiftKey ? 10 : 1, middle = [(a.bitmap.width - 1) / 2, (a.bitmap.height - 1) / 2];
+        const from = model.get("point") ?? hover ?? middle;
         shelf.pin(a.held(from.map((v, k) => v + by * steps[event.key][k])));
       }
       : event.key === "+" || event.key === "=" ? () => on.view.zoomBy(1.25)

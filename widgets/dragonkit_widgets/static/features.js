@@ -9,7 +9,8 @@ const HALVES = (() => {
   const table = new Float32Array(65536);
   for (let bits = 0; bits < 65536; bits++) {
     const exponent = (bits >> 10) & 31, fraction = bits & 1023;
-    const size = exponent === 0 ? fraction * 2 ** -24 : exponent < 31 ? (1 + fraction / 1024) * 2 ** (exponent - 15) : NaN;
+    const normal = exponent < 31 ? (1 + fraction / 1024) * 2 ** (exponent - 15) : NaN;
+    const size = exponent === 0 ? fraction * 2 ** -24 : normal;
     table[bits] = bits >> 15 ? -size : size;
   }
   return table;
