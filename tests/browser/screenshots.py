@@ -37,7 +37,38 @@ class Shot:
     ready: str = "True"
 
 
-SHOTS: dict[str, Shot] = {}
+DRAWN = """
+from dragonkit_widgets import MaskPainter, PointPicker, Sketch
+ys, xs = np.nonzero(mask)
+x, y = float(xs.mean()), float(ys.mean())
+"""
+EXPLORED = """
+from dragonkit_widgets import CorrespondenceExplorer
+w = CorrespondenceExplorer.of(dk.load(), case)
+w.point = case.points(1)[0][:2]
+w
+"""
+PLAYED = """
+from dragonkit.trace import Record
+from dragonkit_widgets import GuidancePlayer
+result = dk.edit(dk.load(), image, case.edit, trace=Record(attention=True), progress=False)
+w = GuidancePlayer(result.trace, image, case.after.image, size=250)
+w.step, w.pin = 8, [170, 130]
+w
+"""
+SHOTS = {
+    "sketch": Shot(
+        (SCENE + DRAWN, "Sketch(image, points=[(x, y, x + 44, y - 6), (30, 40, 30, 40)], mask=mask, selected=0)"),
+        ".dk-sketch",
+    ),
+    "points": Shot(
+        (SCENE + DRAWN, "PointPicker(image, points=[(x, y, x + 44, y - 6), (30, 40, 70, 20)], selected=0)"),
+        ".dk-sketch",
+    ),
+    "mask": Shot((SCENE + DRAWN, "MaskPainter(image, mask, size=420)"), ".dk-sketch"),
+    "explorer": Shot((SCENE, EXPLORED), ".dk-explorer", "w.timestep in w._extraction"),
+    "player": Shot((SCENE, PLAYED), ".dk-player"),
+}
 
 
 def shoot(names: list[str]) -> None:
@@ -59,7 +90,7 @@ def shoot(names: list[str]) -> None:
                 page.wait_for_timeout(1500)
                 path = OUT / f"{name}-{theme}.png"
                 element.screenshot(path=path)
-                Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+                Image.open(path).convert("RGB").save(path, optimize=True)
                 print(path)
             notebook.close()
             page.close()
