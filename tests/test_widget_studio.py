@@ -337,6 +337,13 @@ def test_a_move_is_what_the_library_gives():
     assert repr(made) == "EditStudio(move, Session(128x128, 1 edit, at 1))"
 
 
+def test_attention_is_recorded_if_asked_for():
+    assert not any(moved(studio()).player.trace.attention)
+    made = studio()
+    made._bench.looks.value = True
+    assert any(moved(made).player.trace.attention)
+
+
 def test_undo_redo_and_branch_bring_back_what_was_drawn():
     made = moved(studio())
     first = bits(made.image)

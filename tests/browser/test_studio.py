@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from playwright.sync_api import expect
 from skimage.measure import approximate_polygon, find_contours
 
 from dragonkit.world import counterfactual
@@ -202,7 +203,7 @@ def test_stop_errors_and_a_kernel_that_restarts(notebook):
     assert len(since) <= 1, f"it stopped within one step, not after {since}"
     unfold(notebook, "Advanced")
     press(notebook, "Reset to preset")
-    notebook.until("studio.guidance.steps", 50)
+    expect(field(notebook, "steps")).to_have_value("50")
     fill(notebook, "steps", 3)
     notebook.until("studio.guidance.steps", 3)
     press(notebook, "Run")

@@ -16,7 +16,7 @@ from dragonkit_widgets.compare import Compare
 from dragonkit_widgets.drawing import HINTS, REFERRED, SCALED, TURNED, Drawing
 from dragonkit_widgets.notice import Notice, Snippet
 from dragonkit_widgets.player import GuidancePlayer
-from dragonkit_widgets.sketch import Sketch
+from dragonkit_widgets.sketch import MaskPainter, Sketch
 from dragonkit_widgets.sources import Picture
 from dragonkit_widgets.strip import Strip
 
@@ -41,7 +41,7 @@ class Bench:
     def __init__(self, image: Image.Image, preset: str, size: int) -> None:
         self._size = size
         self.sketch = Sketch(image, size=size)
-        self.reference = Sketch(Image.new("RGB", (256, 256), (200, 200, 200)), size=size)
+        self.reference = MaskPainter(Image.new("RGB", (256, 256), (200, 200, 200)), size=size)
         self._referred: Picture | None = None
         self.kind = ipywidgets.ToggleButtons(options=list(HINTS), style={"button_width": "100px"})
         self.hint = ipywidgets.Label()
@@ -58,6 +58,9 @@ class Bench:
         self.run = _button("Run", "play", "do the edit", "primary")
         self.stop = _button("Stop", "stop", "end the run at its next step", "warning")
         self.fill = _button("Draw it for me", "magic", "draw the edit whose exact answer is known")
+        self.looks = ipywidgets.Checkbox(
+            description="record attention", tooltip="where the edited pixels look, for 'Step by step'", indent=False
+        )
         self.status = Status()
         self.compare = Compare(size=size)
         self.player = GuidancePlayer(size=max(64, size * 2 // 3))
@@ -83,8 +86,9 @@ class Bench:
         theirs = Chooser(lambda make: choose(make, reference=True), generate, "reference")
         self._second = ipywidgets.VBox([theirs, self.reference])
         self._choosers = (self.chooser, theirs)
+        buttons = ipywidgets.HBox([self.run, self.stop, self.fill])
         left = ipywidgets.VBox(
-            [self.sketch, self.scale, self.angle, ipywidgets.HBox([self.run, self.stop, self.fill]), self.status],
+            [self.sketch, self.scale, self.angle, buttons, self.looks, self.status],
             layout=Layout(width=f"{self._size + 30}px", max_width="100%", margin="0 16px 8px 0"),
         )
         self.tabs.layout = Layout(flex="1 1 440px", min_width="0")

@@ -11,6 +11,7 @@ from dragonkit.errors import InputError
 from dragonkit.models import Model
 from dragonkit.result import Result
 from dragonkit.session import Session
+from dragonkit.trace import Record
 from dragonkit_widgets.bench import Bench
 from dragonkit_widgets.drawing import Drawing
 from dragonkit_widgets.panel import Panel
@@ -121,7 +122,8 @@ class EditStudio(Panel):
             return self.status.say(explained(error), error=True)
         self.player.show(None, self.image, answer, references=references)
         self._bench.tabs.selected_index = 1
-        self._start(partial(self._workshop.apply, edit, guidance, prompt, self.player.watch(PREVIEW)), self._edited)
+        record, preview = Record(attention=self._bench.looks.value), self.player.watch(PREVIEW)
+        self._start(partial(self._workshop.apply, edit, guidance, prompt, preview, record), self._edited)
 
     def stop(self) -> None:
         """End what is running, at its next step; the picture stays as it was."""

@@ -102,12 +102,12 @@ class Workshop:
             session.model = self.model
         return session
 
-    def apply(self, edit: Edit, guidance: Guidance, prompt: str, on_step: Any = None) -> Result:
+    def apply(self, edit: Edit, guidance: Guidance, prompt: str, on_step: Any = None, trace: Any = True) -> Result:
         """Edit the current picture; for the worker's thread."""
         session = self.ready()
         self._tell("encoding", 0.0)
         self.result = session.apply(
-            edit, guidance, prompt=prompt, trace=True, progress=self.worker.bar, on_step=on_step
+            edit, guidance, prompt=prompt, trace=trace, progress=self.worker.bar, on_step=on_step
         )
         return self.result
 
