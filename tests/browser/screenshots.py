@@ -56,6 +56,17 @@ w = GuidancePlayer(result.trace, image, case.after.image, size=250)
 w.step, w.pin = 8, [170, 130]
 w
 """
+USED = """
+import dragonkit as dk
+from dragonkit_widgets import EditStudio
+from dragonkit_widgets.sources import answered
+studio = EditStudio()
+studio.begin(answered("move", 10**9))
+studio.fill_in()
+studio.run()
+studio.wait()
+studio
+"""
 SHOTS = {
     "sketch": Shot(
         (SCENE + DRAWN, "Sketch(image, points=[(x, y, x + 44, y - 6), (30, 40, 30, 40)], mask=mask, selected=0)"),
@@ -68,6 +79,7 @@ SHOTS = {
     "mask": Shot((SCENE + DRAWN, "MaskPainter(image, mask, size=420)"), ".dk-sketch"),
     "explorer": Shot((SCENE, EXPLORED), ".dk-explorer", "w.timestep in w._extraction"),
     "player": Shot((SCENE, PLAYED), ".dk-player"),
+    "studio": Shot((USED,), ".dk-studio", "studio.status.text[:4] == 'done'"),
 }
 
 
