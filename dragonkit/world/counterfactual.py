@@ -82,7 +82,7 @@ class Counterfactual:
         """Up to ``count`` true point pairs (x0, y0, x1, y1) in pixels, far apart, those that move most first."""
         start, end = self._matches(inner=True)
         travel = (end - start).norm(dim=0)
-        chosen = self._apart(count, travel, travel >= 0.35 * travel.max())
+        chosen = self._apart(start, count, travel, travel >= 0.35 * travel.max())
         return _pairs(start[:, chosen], end[:, chosen])
 
     def anchors(self, count: int = 3) -> list[Pair]:
@@ -91,12 +91,12 @@ class Counterfactual:
         free = torch.ones_like(start[0], dtype=torch.bool)
         for x, y, *_ in self.points():
             free &= self._far(start, torch.tensor([[x], [y]]))
-        chosen = self._apart(count, -(end - start).norm(dim=0), free)
+        chosen = self._apart(start, count, -(end - start).norm(dim=0), free)
         return _pairs(start[:, chosen], end[:, chosen])
 
-    def _apart(self, count: int, rank: Tensor, free: Tensor) -> list[int]:
-        """Which of the inner matches (N,) to take: the highest ranks of those that are free, each far from the rest."""
-        start, chosen = self._matches(inner=True)[0], list[int]()
+    def _apart(self, start: Tensor, count: int, rank: Tensor, free: Tensor) -> list[int]:
+        """Which of some places (2, N) to take: the highest ranks of those that are free, each far from the rest."""
+        chosen = list[int]()
         while len(chosen) < count and free.any():
             chosen.append(int(torch.where(free, rank, -math.inf).argmax()))
             free = free & self._far(start, start[:, chosen[-1:]])
