@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && command -v $$p && break; done)
+# Files are tested side by side, each worker on one thread: torch with as many threads as cores in each would crawl.
+WORKERS ?= 2
 NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
@@ -29,7 +31,7 @@ demo: $(READY) ## move an object in a bundled picture; writes out/demo/
 	@$(BIN)/python -m dragonkit edit data/edits/demo/edit.json --out out/demo
 
 test: lint browser ## ruff, mypy, every test, every notebook, every widget in a browser
-	@$(BIN)/python -m pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg tests notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg tests notebooks
 
 # The system's Chromium if there is one; else Debian's, where one may install; else the one that playwright brings.
 browser: $(READY)

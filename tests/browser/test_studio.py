@@ -26,10 +26,15 @@ PROMPT = "<img src=x onerror=window.broken=1>"
 STUDIO = f"studio = EditStudio(tiny_model(), to_pil(picture()), prompt={PROMPT!r})\nstudio"
 
 
-def press(notebook, name):
-    """Press a button of the studio by its words."""
+def button(notebook, name):
+    """A button of the studio by its words."""
     words = re.compile(rf"^\s*{re.escape(name)}\s*$")
-    notebook.page.locator(".dk-studio button", has_text=words).locator("visible=true").first.click()
+    return notebook.page.locator(".dk-studio button", has_text=words).locator("visible=true").first
+
+
+def press(notebook, name):
+    """Press a button of the studio."""
+    button(notebook, name).click()
 
 
 def field(notebook, name):
@@ -208,6 +213,7 @@ def test_stop_errors_and_a_kernel_that_restarts(notebook):
     notebook.until("studio.guidance.steps", 3)
     press(notebook, "Run")
     notebook.until("studio.status.text[:4]", "done")
+    expect(button(notebook, "Run")).to_be_enabled()  # else it stays as it was, with no kernel to change it
 
     notebook.restart()
     notebook.page.wait_for_timeout(1000)

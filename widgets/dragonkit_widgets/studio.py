@@ -170,20 +170,16 @@ class EditStudio(Panel):
     def _start(self, work: Callable[[], Any], then: Callable[[Any], str]) -> None:
         """Run something in the background, then show what came of it; ``then`` gives the closing line."""
 
-        def ended(found: Any, error: Exception | None) -> None:
-            said = ""
-            try:
-                said = then(found) if error is None else ""
-            except Exception as raised:
-                error = raised
+        def ended(said: str | None, error: Exception | None) -> None:
             self._bench.busy = False
-            self.status.say(explained(error) if error else said, error=error is not None)
+            self.status.say(explained(error) if error else said or "", error=error is not None)
 
         try:
-            self._workshop.worker.start(work, ended)
-            self._bench.busy = True
+            self._idle()
         except InputError as error:
-            self.status.say(str(error), error=True)
+            return self.status.say(str(error), error=True)
+        self._bench.busy = True  # before it begins, for it may be over at once
+        self._workshop.worker.start(lambda: then(work()), ended)
 
     def _choose(self, make: Callable[[], Picture], *, reference: bool = False) -> None:
         self._start(make, self._referred if reference else self._opened)

@@ -24,11 +24,12 @@ class Worker:
         self._tell = tell
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._busy = False
 
     @property
     def busy(self) -> bool:
         """Whether something is under way."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._busy
 
     def start(self, work: Callable[[], Any], ended: Callable[[Any, Exception | None], object]) -> None:
         """Begin, and return at once.
@@ -43,6 +44,7 @@ class Worker:
         if self.busy:
             raise InputError("something is still running: stop it, or wait for it")
         self._stop.clear()
+        self._busy = True
 
         def run() -> None:
             found, error = None, None
@@ -50,6 +52,7 @@ class Worker:
                 found = work()
             except Exception as raised:
                 error = raised.with_traceback(None)  # whose frames would hold on to the model's tensors
+            self._busy = False  # first: who is told of the end may begin again at once
             ended(found, error)
 
         self._thread = threading.Thread(target=run, daemon=True, name="dragonkit-studio")
@@ -60,10 +63,11 @@ class Worker:
         self._stop.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the work has ended, at most ``timeout`` seconds; whether it has."""
-        if self._thread is not None:
-            self._thread.join(timeout)
-        return not self.busy
+        """Wait until the work has ended and this was told, at most ``timeout`` seconds; whether it has."""
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def check(self) -> None:
         """Raise :class:`Stopped` if told to stop."""
