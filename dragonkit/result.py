@@ -56,10 +56,10 @@ class Result:
             self.image.save(draft, format=form)
         return path
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         data = io.BytesIO()
         self.image.save(data, format="PNG")
-        return {"image/png": data.getvalue(), "text/plain": repr(self)}
+        return {"image/png": data.getvalue(), "text/plain": repr(self)}, {"image/png": {"alt": "the edited picture"}}
 
     def __repr__(self) -> str:
         h, w = self.tensor.shape[1:]

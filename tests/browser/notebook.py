@@ -39,6 +39,18 @@ class Notebook:
         file = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         file.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(file, self.root / self.name)
+        return self._open(app)
+
+    def copy(self, path: Path, app: str = "lab") -> Notebook:
+        """Open a copy of a notebook file, its outputs taken away, and run all of its cells."""
+        file = nbformat.read(path, as_version=4)
+        for cell in file.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(file, self.root / self.name)
+        return self._open(app)
+
+    def _open(self, app: str) -> Notebook:
         place = {"lab": "doc/tree", "notebook": "notebooks"}[app]
         self.page.goto(f"{self.url}/{place}/{self.name}")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
