@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -216,9 +217,8 @@ def edit(
     generated = image if isinstance(image, Generated) else None
     source = generated.tensor if generated else as_image(image)
     task, words, w, frame = checked(model, image if generated else source, edit, edits, prompt, guidance)
-    record = Record.of(trace, model.unet)
     schedule = generated.path.schedule if generated else Schedule(model, w.steps)
-    keep = Keep.wanted(w, schedule)
+    keep, record = Keep.wanted(w, schedule), Record.of(trace, model.unet)
 
     def inverted(picture: Tensor, words: str, title: str, cfg: float | None = None) -> Path:
         z0, shown = model.encode(pad(picture, model.multiple)[None]), bar(title, len(schedule), progress)
@@ -230,7 +230,8 @@ def edit(
 
     kept = Trace(decoded, record)
     with unfused(model.unet), counted(model.unet) as count:
-        path = generated.path if generated else inverted(source, words, "inversion", w.cfg)
+        ahead = partial(bar, "guidance branch", shown=progress)
+        path = generated.filled(model, keep, ahead) if generated else inverted(source, words, "inversion", w.cfg)
         cond = path.cond if generated is None or words == generated.prompt else model.embed(words)
         keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
         others = tuple(inverted(ref.image, ref.prompt, "reference") for ref in task.references)

@@ -4,20 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dragonkit.checks import check_number, check_seed, check_text
 from dragonkit.errors import InputError
-from dragonkit.inversion import Path
+from dragonkit.guidance import Guidance
+from dragonkit.inversion import Keep, Path
 from dragonkit.models import Cond, Model
 from dragonkit.schedule import Schedule
 from dragonkit.trace import to_pil
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+NOTHING = Keep()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What an image was generated from: with the same model, enough to generate it again.
+
+    Args:
+        prompt: what to show.
+        seed: of the noise.
+        steps: of DDIM.
+        cfg: classifier-free guidance scale.
+        size: (height, width) in pixels.
+    """
+
+    prompt: str
+    seed: int
+    steps: int
+    cfg: float
+    size: tuple[int, int]
+
+    def serves(self, prompt: str, w: Guidance) -> bool:
+        """Whether the image's path serves an edit: only if, without the edit, the same run gives the same image."""
+        return (prompt, w.steps, w.cfg) == (self.prompt, self.steps, self.cfg)
+
+    def again(self, model: Model, **options: Any) -> Generated:
+        """The image, generated again; ``options`` are ``keep`` and ``progress`` of :func:`generate`."""
+        return generate(model, self.prompt, self.seed, steps=self.steps, cfg=self.cfg, size=self.size, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +80,33 @@ class Generated:
         """The noise (1, C, h, w) that it was generated from."""
         return self.path.z_T
 
+    @property
+    def origin(self) -> Origin:
+        """What it was generated from."""
+        height, width = self.tensor.shape[1:]
+        steps = len(self.path.schedule)
+        return Origin(prompt=self.prompt, seed=self.seed, steps=steps, cfg=self.cfg, size=(height, width))
+
+    @torch.no_grad()
+    def filled(self, model: Model, keep: Keep, bar: Callable[[int], Progress] = lambda count: iter) -> Path:
+        """Its path with the tokens and features that an edit will ask for, each step evaluated once if it lacks any.
+
+        Args:
+            model: what generated it.
+            keep: what is asked for.
+            bar: given the number of steps to evaluate, what wraps the loop over them.
+        """
+        path = self.path
+        lacking = [
+            i
+            for i in sorted({*keep.tokens, *keep.features})
+            if (i in keep.tokens and i not in path.tokens)
+            or (i in keep.features and not set(keep.layers) <= path.features.get(i, {}).keys())
+        ]
+        for i in bar(len(lacking))(lacking) if lacking else ():
+            path.visit(i, path.evaluate(model, path.inputs[i], i, keep))
+        return path
+
 
 @torch.no_grad()
 def generate(
@@ -58,7 +117,8 @@ def generate(
     steps: int = 50,
     cfg: float = 3.0,
     size: tuple[int, int] | None = None,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    keep: Keep = NOTHING,
+    progress: Progress = iter,
 ) -> Generated:
     """Generate an image by DDIM.
 
@@ -69,6 +129,9 @@ def generate(
         steps: denoiser evaluations, at least 1; an edit of the image must have as many.
         cfg: classifier-free guidance scale, at least 0; 1 evaluates no unconditional half.
         size: (height, width) in pixels, multiples of ``model.multiple``; default the model's own.
+        keep: tokens and features to keep on the way, which spares an edit that asks for them their evaluation. Only
+            where ``cfg`` is 1: in a batch with its unconditional half, a pass gives other last bits than the guidance
+            branch's own, and edits would depend on what was kept.
         progress: wraps the loop over steps, for a progress bar.
 
     Raises:
@@ -87,7 +150,13 @@ def generate(
     path = Path(schedule, cond, latents={0: z}, size=(height, width))
     for i in progress(range(steps)):
         path.inputs[i] = z
-        z, _ = schedule.step(z, denoise(model, z, schedule.timesteps[i], cond, empty, cfg), i)
+        if cfg == 1:
+            at = path.evaluate(model, z, i, keep)
+            path.visit(i, at)
+            eps = at.eps
+        else:
+            eps = denoise(model, z, schedule.timesteps[i], cond, empty, cfg)
+        z, _ = schedule.step(z, eps, i)
         path.latents[i + 1] = z
     return Generated(model.decode(z)[0].cpu(), path, prompt, seed, float(cfg))
 

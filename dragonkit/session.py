@@ -8,22 +8,32 @@ session read from disk goes on as if it had never stopped, and a replay gives th
 picture anew, which costs what is redrawn some sharpness (about a decibel a time). Passing the latent on would spare
 that, but it knows nothing of ``Guidance.preserve``, which puts the source's own pixels back where an edit changed
 nothing: with it, what lies away from all edits does not drift, however many follow.
+
+A generated source is the exception: the path that generated it is known exactly, and an edit of it takes that path
+instead of inverting, if it has the steps, the scale and the prompt of the generation. (With others the same path leads
+to another picture; such an edit inverts, as edits of edited pictures do.) A session read from disk generates the
+source again when that is first needed.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from dragonkit.checks import check_text
 from dragonkit.edits import Appearance, Edit, Paste, Several
 from dragonkit.film import to_pil
+from dragonkit.generation import NOTHING, Generated, Origin
 from dragonkit.guidance import Guidance
 from dragonkit.history import History, Node
+from dragonkit.inversion import Keep
 from dragonkit.regions import as_image
+from dragonkit.schedule import Schedule
 
 if TYPE_CHECKING:
     import os
@@ -40,18 +50,26 @@ class Session:
 
     Args:
         model: from :func:`dragonkit.load`.
-        image: the source, see :func:`dragonkit.regions.as_image`; rounded to 8 bits.
-        prompt: what it shows.
+        image: the source, see :func:`dragonkit.regions.as_image`; rounded to 8 bits. Or what ``model.generate`` gave.
+        prompt: what it shows; default '', or what it was generated from.
         guidance: how to edit; default the preset that suits the model and each edit.
+
+    Attributes:
+        origin: what the source was generated from; None if it was not.
 
     Raises:
         InputError: the image or the prompt is not usable.
     """
 
-    def __init__(self, model: Model, image: Any, prompt: str = "", guidance: Guidance | None = None) -> None:
-        check_text("prompt", prompt)
+    def __init__(self, model: Model, image: Any, prompt: str | None = None, guidance: Guidance | None = None) -> None:
+        made = image if isinstance(image, Generated) else None
+        words = (made.prompt if made else "") if prompt is None else prompt
+        check_text("prompt", words)
         self.model, self.guidance = model, guidance
-        self.history = History((Node(id=0, parent=None, tensor=rounded(as_image(image)), prompt=prompt),))
+        self.origin: Origin | None = made.origin if made else None
+        self._made = made
+        source = rounded(made.tensor if made else as_image(image))
+        self.history = History((Node(id=0, parent=None, tensor=source, prompt=words),))
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -87,6 +105,45 @@ class Session:
         """The nodes from the source to the current one."""
         return self.history.path()
 
+    def given(self, node: Node, prompt: str, w: Guidance) -> Tensor | Generated:
+        """What an edit of a node starts from: its picture, or the generated image with its path if that serves.
+
+        Args:
+            node: of this session.
+            prompt: what the edit is told that the picture shows.
+            w: how it is done.
+        """
+        path = node.parent is None and self._made is not None and self._made.origin.serves(prompt, w)
+        return self._made if path and self._made is not None else node.tensor
+
+    def generated(self, model: Model | None = None, *, keep: Keep = NOTHING, progress: Any = False) -> int:
+        """Generate the source again, if it was generated and its path is not there.
+
+        If that gives another picture (another device, another dtype, other weights) there is a warning, and edits of
+        the source invert it from then on.
+
+        Args:
+            model: what runs; default the session's.
+            keep: see :func:`dragonkit.generation.generate`.
+            progress: see :func:`dragonkit.edit`.
+
+        Returns:
+            Denoiser evaluations that it took.
+        """
+        from dragonkit.editor import bar
+
+        if self.origin is None or self._made is not None:
+            return 0
+        origin = self.origin
+        shown = bar("generation", origin.steps, progress)
+        made = origin.again(model or self.model, keep=keep, progress=shown)
+        if torch.equal(rounded(made.tensor), self.nodes[0].tensor):
+            self._made = made
+        else:
+            warnings.warn("the source cannot be generated again to the bit here: edits of it invert it", stacklevel=2)
+            self.origin = None
+        return origin.steps
+
     def apply(
         self,
         edit: Edit | Sequence[Edit],
@@ -96,6 +153,7 @@ class Session:
         trace: Any = False,
         progress: Any = True,
         on_step: Any = None,
+        model: Model | None = None,
     ) -> Result:
         """Edit the current picture; the result becomes the current one.
 
@@ -108,6 +166,8 @@ class Session:
             trace: see :func:`dragonkit.edit`.
             progress: see :func:`dragonkit.edit`.
             on_step: see :func:`dragonkit.edit`.
+            model: what runs; default the session's. A thread of its own needs hooks of its own, so a copy of the
+                denoiser's modules.
 
         Returns:
             The result, with its trace.
@@ -115,17 +175,27 @@ class Session:
         Raises:
             InputError: as :func:`dragonkit.edit`.
         """
+        from dragonkit.editor import checked
         from dragonkit.editor import edit as run
 
-        history, node = self.history, self.current
-        given: Any = edit if isinstance(edit, (list, tuple)) else [edit]
-        edits = tuple(in_8_bits(one) for one in Several(given).edits)
+        node, runs = self.current, model or self.model
+        parts: Any = edit if isinstance(edit, (list, tuple)) else [edit]
+        edits = tuple(in_8_bits(one) for one in Several(parts).edits)
         task = edits[0] if len(edits) == 1 else Several(edits)
         words = node.prompt if prompt is None else prompt
-        w = guidance or self.guidance or Guidance.preset(self.model.default_guidance, task.kind)
-        result = run(self.model, node.tensor, task, words, guidance=w, trace=trace, progress=progress, on_step=on_step)
+        w, origin = guidance or self.guidance, self.origin if node.parent is None else None
+        if w is None:
+            w = Guidance.preset(self.model.default_guidance, task.kind)
+            w = w.replace(steps=origin.steps, cfg=origin.cfg) if origin else w
+        spent = 0
+        if origin and self._made is None and origin.serves(words, w):
+            checked(runs, node.tensor, task, None, words, w)  # before it is generated again
+            spent = self.generated(runs, keep=Keep.wanted(w, Schedule(runs, w.steps)), progress=progress)
+        source = self.given(node, words, w)
+        result = run(runs, source, task, words, guidance=w, trace=trace, progress=progress, on_step=on_step)
+        result = replace(result, nfe=result.nfe + spent) if spent else result
         last = {name: [v for v in values if v == v][-1] for name, values in result.trace.energies.items()}
-        self.history = history.added(
+        self.history = self.history.at(node.id).added(  # to what others may have added meanwhile
             tensor=rounded(result.tensor),
             prompt=words,
             edits=edits,
@@ -162,6 +232,8 @@ class Session:
         """
         source, *nodes = self.path()
         session = Session(model or self.model, source.tensor, source.prompt, self.guidance)
+        if session.model is self.model:
+            session.origin, session._made = self.origin, self._made
         for node in nodes:
             session.apply(node.edits, node.guidance, prompt=node.prompt, progress=progress)
         return session

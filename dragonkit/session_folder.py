@@ -1,16 +1,21 @@
-"""A session as a folder: session.json, and every picture and mask as PNG."""
+"""A session as a folder: session.json, and every picture and mask as PNG.
+
+Of a generated source the file says what it was generated from, and not its path, which follows from that.
+"""
 
 from __future__ import annotations
 
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from dragonkit.errors import InputError
 from dragonkit.files import check_folder, read_image, write_image
+from dragonkit.generation import Origin
 from dragonkit.history import History, Node
 from dragonkit.models import Model, load
 from dragonkit.regions import as_image
@@ -34,12 +39,20 @@ class _Node(Strict):
     energies: dict[str, float]
 
 
+class _Origin(Strict):
+    prompt: str
+    seed: int
+    steps: Annotated[int, Field(ge=1)]
+    cfg: Annotated[float, Field(ge=0)]
+
+
 class _Index(Strict):
     """session.json, version 1."""
 
     version: Literal[1]
     model: str
     guidance: GuidanceSpec | None
+    generated: _Origin | None = None
     nodes: tuple[_Node, ...]
     current: int
     ahead: tuple[tuple[int, int], ...]
@@ -74,6 +87,7 @@ def save_session(session: Session, folder: str | os.PathLike[str]) -> Path:
             "version": 1,
             "model": session.model.name,
             "guidance": GuidanceSpec.of(session.guidance).model_dump(mode="json") if session.guidance else None,
+            "generated": _said(session.origin),
             "nodes": [described(node) for node in history.nodes],
             "current": history.current,
             "ahead": sorted(history.ahead.items()),
@@ -90,8 +104,16 @@ def load_session(folder: str | os.PathLike[str], model: Model | None = None) -> 
     if len({node.tensor.shape for node in nodes}) > 1:
         raise InputError(f"{place / INDEX} names pictures of different sizes: save the session again")
     session = Session(model or load(index.model), nodes[0].tensor, nodes[0].prompt, _guidance(index.guidance))
+    if index.generated:
+        height, width = nodes[0].tensor.shape[1:]
+        session.origin = Origin(size=(height, width), **index.generated.model_dump())
     session.history = History(nodes, index.current, dict(index.ahead))
     return session
+
+
+def _said(origin: Origin | None) -> dict[str, Any] | None:
+    """What a picture's pixels do not say of how it was generated."""
+    return {name: getattr(origin, name) for name in _Origin.model_fields} if origin else None
 
 
 def _node(k: int, said: _Node, place: Path) -> Node:

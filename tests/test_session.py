@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 import dragonkit.editor
 from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Reconstruct, Resize, Several
 from dragonkit.errors import InputError
+from dragonkit.generation import Generated
 from dragonkit.guidance import Guidance
+from dragonkit.inversion import Keep
 from dragonkit.result import Result
+from dragonkit.schedule import Schedule
 from dragonkit.session import Session, rounded
 from dragonkit.trace import Trace
 from tests.tiny import box, hooks, picture, tiny_model
@@ -346,3 +349,80 @@ def test_steps_can_be_watched_and_ended_anywhere() -> None:
             session.apply(move(8), w, **options)
         assert len(session.nodes) == 2
     assert hooks(model) == 0
+
+
+GENERATED = Guidance.preset("iclr").replace(steps=4, cfg=1.0)
+WHOLE = Move(box(64, 64, 8, 8, 32, 32), by=(24, 16))
+
+
+def generated(w: Guidance = GENERATED, **options: Any) -> Generated:
+    return tiny_model().generate("a ball", 3, steps=w.steps, cfg=w.cfg, size=(64, 64), **options)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_a_generated_source_is_edited_along_its_own_path(tmp_path: Path, cfg: float) -> None:
+    w = GENERATED.replace(cfg=cfg)
+    kept = generated(w, keep=Keep.wanted(w, Schedule(tiny_model(), w.steps)))
+    session = Session(tiny_model(), kept)
+    assert session.current.prompt == "a ball" and torch.equal(session.current.tensor, rounded(kept.tensor))
+    first = session.apply(WHOLE, w, progress=False)
+    alone = dragonkit.editor.edit(tiny_model(), generated(w), WHOLE, guidance=w, progress=False)
+    given = dragonkit.editor.edit(tiny_model(), kept.image, WHOLE, "a ball", guidance=w, progress=False)
+    assert torch.equal(first.tensor, alone.tensor) and not torch.equal(first.tensor, given.tensor)
+    asked = 4 if cfg != 1 else 0  # what generation did not keep is evaluated, each step once
+    assert first.nfe == 4 + 2 + asked and given.nfe == 4 + 4 + 2
+    again = session.apply(WHOLE, w, progress=False)  # an edited picture has no such path
+    assert again.nfe == given.nfe
+
+    loaded = Session.load(session.save(tmp_path / "session"), tiny_model())
+    assert state(loaded) == state(session) and loaded.origin == session.origin == kept.origin
+    for other in (session.replay(), loaded.replay()):
+        assert all(torch.equal(a, b) for a, b in zip(pictures(session), pictures(other), strict=True))
+    loaded.goto(0)
+    once = loaded.apply(WHOLE, w, progress=False)
+    assert torch.equal(once.tensor, first.tensor) and once.nfe == 4 + first.nfe, "made again first"
+    assert loaded.generated() == 0
+
+
+@pytest.mark.parametrize("change", [{"steps": 3}, {"cfg": 2.0}, {"prompt": "a cube"}])
+def test_a_path_that_leads_elsewhere_is_not_taken(change: dict[str, Any]) -> None:
+    prompt, w = change.pop("prompt", "a ball"), GENERATED.replace(**change)
+    made, plain = Session(tiny_model(), generated()), Session(tiny_model(), generated().image)
+    results = [session.apply(WHOLE, w, prompt=prompt, progress=False) for session in (made, plain)]
+    assert torch.equal(results[0].tensor, results[1].tensor) and results[0].nfe == results[1].nfe
+
+
+def test_the_default_for_a_generated_source_is_as_it_was_generated() -> None:
+    session = Session(tiny_model(), generated())
+    session.apply(WHOLE, progress=False)
+    assert session.current.guidance == Guidance.preset("iclr").replace(steps=4, cfg=1.0)
+
+
+def test_a_source_that_cannot_be_generated_again_is_inverted(tmp_path: Path) -> None:
+    session = Session(tiny_model(), generated())
+    index = session.save(tmp_path / "session") / "session.json"
+    said = json.loads(index.read_text())
+    assert said["generated"] == {"prompt": "a ball", "seed": 3, "steps": 4, "cfg": 1.0}
+    index.write_text(json.dumps(said | {"generated": said["generated"] | {"seed": 4}}))
+    loaded = Session.load(index.parent, tiny_model())
+    with pytest.raises(InputError, match="leaves the image"):
+        loaded.apply(Move(WHOLE.mask, by=(999, 0)), GENERATED, progress=False)
+    with pytest.warns(UserWarning, match="cannot be generated again"):
+        result = loaded.apply(WHOLE, GENERATED, progress=False)
+    plain = dragonkit.editor.edit(tiny_model(), session.image, WHOLE, "a ball", guidance=GENERATED, progress=False)
+    assert torch.equal(result.tensor, plain.tensor) and loaded.origin is None
+    del said["generated"]  # as sessions were written before
+    index.write_text(json.dumps(said))
+    assert Session.load(index.parent, tiny_model()).origin is None
+
+
+def test_what_others_add_meanwhile_is_kept() -> None:
+    session = fresh()
+
+    def beside(trace: Trace) -> None:
+        if len(trace) == 1:
+            session.apply(move(4), progress=False, model=tiny_model())
+
+    session.apply(move(8), progress=False, on_step=beside)
+    assert [node.parent for node in session.nodes] == [None, 0, 0] and session.current.id == 2
+    assert [node.edits[0].by for node in session.nodes[1:]] == [(4, 0), (8, 0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from abc import ABC, ABCMeta, abstractmethod
 from typing import Any
 
 import anywidget
@@ -38,12 +39,16 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-class Face:
+class Meta(type(anywidget.AnyWidget), ABCMeta):  # type: ignore[misc]  # a base that is computed
+    """Of classes that have both traits and abstract methods."""
+
+
+class Face(ABC):
     """Shows a still picture of a widget wherever no front end draws it: on GitHub, in nbconvert, in an e-mail."""
 
+    @abstractmethod
     def face(self) -> Image.Image:
         """What the widget shows now, drawn in Python."""
-        raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
@@ -51,7 +56,7 @@ class Face:
         return {**data, "text/plain": repr(self), "image/png": base64.b64encode(png(self.face())).decode()}, metadata
 
 
-class Base(Face, anywidget.AnyWidget):
+class Base(Face, anywidget.AnyWidget, metaclass=Meta):
     """A widget with a script of its own."""
 
     def __repr__(self) -> str:

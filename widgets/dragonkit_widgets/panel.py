@@ -10,13 +10,13 @@ from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.result import Result
 from dragonkit.session import Session
-from dragonkit_widgets.base import Face
+from dragonkit_widgets.base import Face, Meta
 from dragonkit_widgets.bench import Bench
 from dragonkit_widgets.drawing import Drawing
 from dragonkit_widgets.workshop import Workshop
 
 
-class Panel(Face, ipywidgets.VBox):
+class Panel(Face, ipywidgets.VBox, metaclass=Meta):
     """The studio's state, to read and to set; :class:`dragonkit_widgets.EditStudio` adds what it does.
 
     Args:
