@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dragonkit.editor import edit
 from dragonkit.edits import Drag, Move, Paste, Several
@@ -18,7 +19,7 @@ from dragonkit.guidance import Guidance
 from dragonkit.result import Result
 from dragonkit.taps import record as recorded
 from dragonkit.taps import rewire, tap
-from dragonkit.trace import Look, Observer, Record, Trace, to_pil
+from dragonkit.trace import Look, Observer, Record, Rows, Trace, to_pil
 from tests.tiny import box, hooks, picture, tiny_model
 
 
@@ -134,12 +135,13 @@ def test_what_trace_may_be():
 
 
 def guided(refs=(), height=16, width=8):
-    """Stand-ins for a path on a latent (height, width), and regions with a target of four cells."""
+    """Stand-ins for a path on a latent (height, width), and regions: a target of four cells, and three more edited."""
     path = SimpleNamespace(
         z_T=torch.zeros(1, 4, height, width),
         references=[SimpleNamespace(z_T=torch.zeros(1, 4, *size)) for size in refs],
     )
-    return path, SimpleNamespace(target=box(height, width, 4, 4, 6, 6), edited=None)
+    target = box(height, width, 4, 4, 6, 6)
+    return path, SimpleNamespace(target=target, edited=target | box(height, width, 9, 1, 10, 4))
 
 
 def observed(mixing, refs=(), cfg=False, **fields):
@@ -197,9 +199,70 @@ def test_a_look_is_the_softmax_of_queries_and_keys():
         q, k = module.to_q(own), module.to_k(theirs)
         d = q.shape[-1] // module.heads
         heads = [(q[0, :, h * d : h * d + d] @ k[0, :, h * d : h * d + d].T) / d**0.5 for h in range(module.heads)]
-    cells = m.target.flatten()
-    expected = torch.stack([s.softmax(-1)[cells] for s in heads]).mean(dim=(0, 1))
-    torch.testing.assert_close(seen.attention[names[-1]].source.flatten(), expected)
+    weights, look = torch.stack([s.softmax(-1) for s in heads]).mean(0), seen.attention[names[-1]]
+    torch.testing.assert_close(look.source.flatten(), weights[m.target.flatten()].mean(0))
+    for cell in range(128):  # each edited cell's own, to the half precision that it is kept in
+        if not m.edited.flatten()[cell]:
+            assert look.at(cell) is None
+            continue
+        torch.testing.assert_close(look.at(cell).source.flatten(), weights[cell], rtol=5e-4, atol=1e-7)
+        assert look.at(cell).shapes == look.shapes and look.at(cell).own.sum() == 0
+
+
+@pytest.mark.parametrize("name", ["replaced", "joined", "picked"])
+def test_the_mean_of_the_targets_rows_is_the_mean_and_all_that_is_edited_has_a_row(name):
+    refs = [(8, 16)] if name == "picked" else []
+    seen, (_, m) = observed(globals()[name], refs=refs, attention=True), guided()
+    for look in seen.attention.values():
+        h, w = look.shapes[0]
+        cover = torch.nn.functional.adaptive_avg_pool2d(m.target[None].float(), (h, w)).flatten()
+        cells = (cover >= 0.5 if (cover >= 0.5).any() else cover > 0).nonzero()[:, 0].tolist()
+        mean = torch.stack([look.at(cell).weights for cell in cells]).mean(0)
+        torch.testing.assert_close(mean, look.weights, rtol=1e-3, atol=1e-6)
+        for y, x in m.edited.nonzero().tolist():  # cells of 8 pixels, in a picture that was padded from 60 x 100
+            found = look.of((8 * x, min(8 * y + 7.49, 99)), (60, 100))
+            assert torch.equal(found.weights, look.at(y * h // 16 * w + x * w // 8).weights)
+            assert found.weights.sum() == pytest.approx(1, abs=1e-3)
+            assert all((own == 0).all() == (mean == 0).all() for own, mean in zip(found.maps, look.maps, strict=True))
+    assert look.of((60, 60), (64, 128)) is None  # the finest layer
+    assert len({x.rows.weights.dtype for x in seen.attention.values()} | {torch.float16}) == 1
+
+
+def test_a_place_that_cannot_be_looked_from_is_refused():
+    look = next(iter(observed(replaced, attention=True).attention.values()))
+    for cell in (-1, look.own.numel(), 1.5):
+        with pytest.raises(InputError, match="cell is"):
+            look.at(cell)
+    with pytest.raises(InputError, match=r"point \(60, 3\) is off the 60x100 image"):
+        look.of((60, 3), (60, 100))
+    with pytest.raises(InputError, match="size is 100x60, which no grid"):
+        look.of((3, 3), (100, 60))
+
+
+def test_where_single_cells_would_be_too_many_the_mean_alone_is_kept(monkeypatch):
+    full = observed(joined, attention=True).attention
+    monkeypatch.setattr("dragonkit.trace.observe.MOST", 7 * 256 - 1)
+    some = observed(joined, attention=True).attention
+    for name, look in some.items():
+        torch.testing.assert_close(look.weights, full[name].weights)
+        assert (look.rows is None) == (look.own.numel() == 128) and (look.rows or look.at(0) is None)
+
+
+def test_an_edit_without_a_target_looks_from_all_that_is_edited():
+    path, m = guided()
+    module = list(tiny_model().unet.named_modules())
+    module = next(x for name, x in reversed(module) if name.startswith("up_blocks") and name.endswith("attn1"))
+    own = torch.randn(1, 128, module.to_q.in_features)
+    looks = []
+    for target in (m.edited, None, ~m.edited & m.edited):
+        regions = SimpleNamespace(target=target, edited=m.edited)
+        with torch.no_grad(), Observer(Record(attention=True), tiny_model().unet, path, regions, replaced)() as seen:
+            module(own, encoder_hidden_states=own)
+        looks += seen.attention.values()
+    assert len(looks) == 3 and all(torch.equal(look.weights, looks[0].weights) for look in looks)
+    nothing = SimpleNamespace(target=None, edited=~m.edited & m.edited)
+    with Observer(Record(attention=True), tiny_model().unet, path, nothing, replaced)() as seen:
+        assert hooks(tiny_model()) == 0
 
 
 def test_the_maps_tell_the_branches_apart():
@@ -380,7 +443,10 @@ def everything(count=3):
     for k, step in enumerate(found):
         step.visit = k % 2
         step.features = {2: torch.randn(1, 3, 2, 2).half(), 3: torch.randn(1, 2, 4, 4)}
-        step.attention = {"up_blocks.1": Look(torch.rand(12), ((2, 3), (2, 3)))} if k else {}
+        cells, tokens, shapes = torch.tensor([1, 4]), torch.arange(6, 12), ((2, 3), (2, 3))
+        rows = [Rows(torch.rand(2, 6).half(), cells, tokens) for _ in range(2)]
+        looks = {f"up_blocks.{n + 1}": Look(torch.rand(12), shapes, rows[n]) for n in range(2)}
+        step.attention = looks | {"up_blocks.3": Look(torch.rand(12), shapes)} if k else {}
     return traced(decode, Record(attention=True, features=(2, 3)), found=found)
 
 
@@ -393,8 +459,14 @@ def test_a_saved_trace_is_read_without_a_model(tmp_path):
     assert again.grads[2] is None and again.attention[0] == {}
     for a, b in zip(again.features, trace.features, strict=True):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
-    look, kept = again.attention[2]["up_blocks.1"], trace.attention[2]["up_blocks.1"]
-    assert torch.equal(look.source, kept.source) and look.shapes == kept.shapes
+    for seen, kept in zip(again.attention, trace.attention, strict=True):
+        assert seen.keys() == kept.keys()
+        for name, look in seen.items():
+            assert torch.equal(look.source, kept[name].source) and look.shapes == kept[name].shapes
+            for cell in range(6):
+                one, other = look.at(cell), kept[name].at(cell)
+                assert one is other is None or torch.equal(one.weights, other.weights)
+    assert again.attention[2]["up_blocks.1"].at(4) is not None and again.attention[2]["up_blocks.3"].rows is None
     for a, b in zip(again.frames(), trace.frames(), strict=True):
         assert np.array_equal(np.asarray(a), np.asarray(b))
 
@@ -433,13 +505,61 @@ def test_a_save_that_is_stopped_leaves_the_old_trace(tmp_path, monkeypatch, fata
     assert [p.name for p in tmp_path.iterdir()] == ["trace"]
 
 
+def test_a_trace_of_version_1_is_read_without_single_cells(tmp_path):
+    weights = torch.rand(12)
+    save_file({"x0/0": torch.rand(1, 4, 2, 2), "attention/0/up_blocks.1": weights}, tmp_path / "tensors.safetensors")
+    picture_of = Image.new("RGB", (24, 16), (10, 20, 30))
+    picture_of.save(tmp_path / "frame.png")
+    index = {
+        "version": 1,
+        "record": {"latents": True, "gradients": True, "attention": True, "features": [], "half": False},
+        "steps": [0],
+        "visits": [0],
+        "timesteps": [41],
+        "energies": {"edit": [2.0]},
+        "gradient_norms": [None],
+        "frames": ["frame.png"],
+        "looks": {"up_blocks.1": [[2, 3], [2, 3]]},
+        "tensors": "tensors.safetensors",
+        "files": ["frame.png", "tensors.safetensors"],
+    }
+    (tmp_path / "trace.json").write_text(json.dumps(index))
+    trace = Trace.load(tmp_path)
+    look = trace.attention[0]["up_blocks.1"]
+    assert torch.equal(look.weights, weights) and look.rows is None and look.at(0) is None
+    assert trace.energies == {"edit": [2.0]} and trace.frames()[0].getpixel((3, 3)) == (10, 20, 30)
+    trace.save(tmp_path)
+    assert json.loads((tmp_path / "trace.json").read_text())["version"] == 2
+    assert torch.equal(Trace.load(tmp_path).attention[0]["up_blocks.1"].weights, weights)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention/1/up_blocks.1": torch.rand(11)},
+        {"rows/1/up_blocks.1": torch.rand(2, 5).half()},
+        {"cells/up_blocks.1": torch.tensor([1, 6])},
+        {"cells/up_blocks.1": torch.tensor([0.0, 1.0])},
+        {"tokens/up_blocks.1": torch.arange(7, 13)},
+        {"tokens/up_blocks.1": None},
+    ],
+)
+def test_attention_that_does_not_fit_together_is_refused(tmp_path, changes):
+    everything().save(tmp_path)
+    file = tmp_path / json.loads((tmp_path / "trace.json").read_text())["tensors"]
+    tensors = load_file(file) | changes
+    save_file({name: x for name, x in tensors.items() if x is not None}, file)
+    with pytest.raises(InputError, match="has maps of wrong sizes: save the trace again"):
+        Trace.load(tmp_path)
+
+
 def test_a_broken_trace_is_named_in_one_line(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         Trace.load(tmp_path)
     everything().save(tmp_path)
     index = json.loads((tmp_path / "trace.json").read_text())
     for changes, message in (
-        ({"version": 2}, "version is 2"),
+        ({"version": 3}, "version is 3"),
         ({"stepz": []}, "unknown field 'stepz': did you mean 'steps'"),
         ({"record": index["record"] | {"halff": True}}, "unknown field 'record.halff': did you mean 'half'"),
         ({"tensors": "../tensors"}, "tensors is '../tensors': name a file in the same folder"),
@@ -496,7 +616,6 @@ def test_a_name_without_an_image_suffix_is_refused(tmp_path, name):
 
 
 def test_a_result_shows_itself():
-    bundle = result()._repr_mimebundle_()
-    assert (
-        bundle["image/png"].startswith(b"\x89PNG") and bundle["text/plain"] == "Result(80x64, 130 evaluations, 1.0 s)"
-    )
+    bundle, about = result()._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG") and about["image/png"]["alt"]
+    assert bundle["text/plain"] == "Result(80x64, 130 evaluations, 1.0 s)"

@@ -14,7 +14,8 @@ from dragonkit.editor import frame_of
 from dragonkit.errors import InputError
 from dragonkit.inversion import Path
 from dragonkit.taps import attentions, record, rewire
-from dragonkit.trace.observe import Look, Mixing, attention_weights
+from dragonkit.trace.look import Look, spread
+from dragonkit.trace.observe import Mixing, attention_weights, taken
 
 if TYPE_CHECKING:
     from dragonkit.models import Model
@@ -80,18 +81,9 @@ def gaze(
         weights = attention_weights(module, own[name][0, index], joined(name, own[name])[0]).mean(dim=0)
         branches = [own[name], gud[name], *(ref[name] for ref in others)]
         shapes = tuple(grid_of(x, p) for x, p in zip(branches, (path, path, *path.references), strict=True))
-        found[name] = Look(_by_branch(share @ weights, [x.shape[1] for x in branches], join), shapes)
+        tokens = taken(join, [x.shape[1] for x in branches], weights.device)
+        found[name] = Look(spread(share @ weights, tokens, shapes), shapes)
     return found
-
-
-def _by_branch(weights: Tensor, sizes: list[int], join: Mixing) -> Tensor:
-    """Weights over the joined tokens (M,) -> over all branches' tokens, one after the other, 0 if not attended to.
-
-    Which tokens a join takes, and in what order, it says itself when it is given their numbers in their stead.
-    """
-    own, gud, *refs = torch.arange(sum(sizes), device=weights.device).view(1, -1, 1).split(sizes, dim=1)
-    taken = join(own, gud, tuple(refs))[0, :, 0]
-    return weights.new_zeros(sum(sizes)).index_add_(0, taken, weights)
 
 
 def grid_of(tokens: Tensor, path: Path) -> tuple[int, int]:

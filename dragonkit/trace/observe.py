@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dragonkit.errors import InputError
 from dragonkit.taps import attentions, features
+from dragonkit.trace.look import Look, Rows, Shapes, spread
 from dragonkit.trace.record import Record
 
 if TYPE_CHECKING:
@@ -27,38 +28,11 @@ Mixing = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
 """(own, guidance, reference tokens) -> the tokens attended to; it selects and joins along dimension 1."""
 
 
-@dataclass(frozen=True, eq=False)
-class Look:
-    """Where the target's cells look in one rewired layer at one step: attention averaged over cells and heads.
+MOST = 2**22
+"""Numbers that the cells of one layer may take at one step, 8 MB; where they are more, only their mean is kept."""
 
-    Args:
-        weights: float32 (P,), the maps below, row by row and one after the other; they add up to 1.
-        shapes: (h, w) of each map: the generation branch's own, the source image's, and each reference's.
-    """
-
-    weights: Tensor
-    shapes: tuple[tuple[int, int], ...]
-
-    @property
-    def maps(self) -> tuple[Tensor, ...]:
-        """All maps, float32 (h, w) each."""
-        parts = self.weights.split([h * w for h, w in self.shapes])
-        return tuple(part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True))
-
-    @property
-    def own(self) -> Tensor:
-        """On the generation branch itself (h, w); 0 if its tokens are replaced."""
-        return self.maps[0]
-
-    @property
-    def source(self) -> Tensor:
-        """On the source image, the guidance branch (h, w)."""
-        return self.maps[1]
-
-    @property
-    def references(self) -> tuple[Tensor, ...]:
-        """On each reference image (h', w')."""
-        return self.maps[2:]
+CHUNK = 256
+"""Cells whose attention is computed at once: it is (heads, cells, tokens) before the mean over heads is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +50,21 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """For layers of one size: the target's cells, and where on the maps each attended token belongs."""
+    """For layers of one size.
+
+    Args:
+        cells: int64 (N,), the cells that are observed.
+        target: int64, which of them are the target's, counted from 0.
+        tokens: int64 (M,), where on the maps each attended token belongs.
+        shapes: of the maps.
+        single: whether each cell's own attention is kept.
+    """
 
     cells: Tensor
-    address: Tensor
-    shapes: tuple[tuple[int, int], ...]
+    target: Tensor
+    tokens: Tensor
+    shapes: Shapes
+    single: bool
 
 
 class Observer:
@@ -90,8 +74,9 @@ class Observer:
         record: what to look for; nothing asked, no hook hung.
         unet: the denoiser.
         path: the guidance branch, for its size and its references'.
-        m: the edit's regions; the cells that look are those of ``m.target``, or else of ``m.edited``. An edit that
-            has neither is not observed.
+        m: the edit's regions. The mean is over the cells of ``m.target``, or else of ``m.edited``; an edit that has
+            neither is not observed. Each cell that either of them touches is kept alone too, unless that were more
+            than ``MOST`` numbers a layer and step.
         mixing: how rewired attention chooses its tokens. It is applied to numbered tokens, which tells what it chose.
 
     Raises:
@@ -100,8 +85,7 @@ class Observer:
 
     def __init__(self, record: Record, unet: Any, path: Path, m: Regions, mixing: Mixing) -> None:
         self.record, self.unet = Record.of(record, unet), unet
-        target = m.target if m.target is not None else m.edited
-        self._levels = _levels(path, target, mixing) if record.attention and target is not None else {}
+        self._levels = _levels(path, m, mixing) if record.attention else {}
 
     @contextmanager
     def __call__(self) -> Iterator[Seen]:
@@ -130,9 +114,12 @@ class Observer:
             own, theirs = args[0] if args else kwargs["hidden_states"], kwargs.get("encoder_hidden_states")
             level = self._levels.get(own.shape[1])
             if theirs is not None and level is not None:
-                p = attention_weights(module, own[0].index_select(0, level.cells), theirs[0]).mean(dim=(0, 1))
-                maps = p.new_zeros(sum(h * w for h, w in level.shapes))
-                seen.attention[name] = Look(maps.index_add(0, level.address, p), level.shapes)
+                queries = own[0].index_select(0, level.cells).split(CHUNK)
+                p = torch.cat([attention_weights(module, q, theirs[0]).mean(dim=0) for q in queries])
+                mean = p.index_select(0, level.target).mean(dim=0)
+                # In half precision: rows are by far the most that such a trace holds, and three digits are plenty.
+                rows = Rows(p.half(), level.cells, level.tokens) if level.single else None
+                seen.attention[name] = Look(spread(mean, level.tokens, level.shapes), level.shapes, rows)
 
         return hook
 
@@ -158,21 +145,47 @@ def attention_weights(module: Any, queries: Tensor, context: Tensor) -> Tensor:
     return (module.scale * q @ k.transpose(1, 2)).softmax(dim=-1)
 
 
-def _levels(path: Path, target: Tensor, mixing: Mixing) -> dict[int, _Level]:
-    """By number of tokens, for the latent's grid and its halvings."""
+def taken(mixing: Mixing, counts: list[int], device: torch.device) -> Tensor:
+    """Which tokens a mixing takes, and in what order: it says so itself when it is given their numbers in their stead.
+
+    Args:
+        mixing: what chooses.
+        counts: number of tokens of each branch: own, guidance, and each reference's.
+        device: of the answer.
+
+    Returns:
+        int64 (M,), counted through all branches.
+
+    Raises:
+        InputError: it does not choose but computes.
+    """
+    numbers = torch.arange(sum(counts), dtype=torch.float32, device=device)[None, :, None]
+    own, gud, *refs = numbers.split(counts, dim=1)
+    found = mixing(own, gud, tuple(refs)).flatten()
+    if not torch.equal(found, found.round()):
+        raise InputError(
+            "the context mixes tokens rather than choosing them: choose tokens, or trace without attention"
+        )
+    return found.long()
+
+
+def _levels(path: Path, m: Regions, mixing: Mixing) -> dict[int, _Level]:
+    """By number of tokens, for the latent's grid and its halvings; none if nothing is edited."""
     found: dict[int, _Level] = {}
+    target = m.target if m.target is not None and m.target.any() else m.edited
+    if target is None or not target.any():
+        return found
+    edited = target if m.edited is None else target | m.edited
     grids = [path.z_T.shape[-2:]] * 2 + [ref.z_T.shape[-2:] for ref in path.references]
     size = 1
     while all(h % size == 0 and w % size == 0 for h, w in grids):
         shapes = tuple((h // size, w // size) for h, w in grids)
-        cover = F.avg_pool2d(target.float()[None], size)[0]
+        cover, touched = (F.avg_pool2d(mask.float()[None], size)[0].flatten() for mask in (target, edited))
         cells = cover >= 0.5 if (cover >= 0.5).any() else cover > 0
-        counts = [h * w for h, w in shapes]
-        numbers = torch.arange(sum(counts), dtype=torch.float32, device=target.device)[None, :, None]
-        own, gud, *refs = numbers.split(counts, dim=1)
-        address = mixing(own, gud, tuple(refs)).flatten()
-        if not torch.equal(address, address.round()):
-            raise InputError("the edit's context mixes tokens rather than choosing them: trace without attention")
-        found[counts[0]] = _Level(cells.flatten().nonzero()[:, 0], address.long(), shapes)
+        tokens = taken(mixing, [h * w for h, w in shapes], target.device)
+        single = int((touched > 0).sum()) * len(tokens) <= MOST
+        observed = (touched > 0 if single else cells).nonzero()[:, 0]
+        among = cells.index_select(0, observed).nonzero()[:, 0]
+        found[len(cells)] = _Level(observed, among, tokens, shapes, single)
         size *= 2
     return found

@@ -17,8 +17,10 @@ class Record:
     Args:
         latents: the predicted clean latents, for frames.
         gradients: ∂L/∂z_t.
-        attention: where the target's cells look, one map a rewired decoder layer, see
-            :class:`dragonkit.trace.Look`. The target's share of those layers' attention is computed once more.
+        attention: where the target's cells look on average, and where each edited cell does, for every rewired
+            decoder layer; see :class:`dragonkit.trace.Look`. Their share of those layers' attention is computed once
+            more. A moved object of 50 cells on the bundled model's 32 x 32, in 50 steps, leaves 20 MB; on larger grids
+            it grows as edited cells times all cells, to at most 8 MB a layer and step.
         features: decoder layers, from 1, whose output is kept: large, (1, C, h, w) a layer and step.
         half: keep features in half precision.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dragonkit.checks import check_whole
 from dragonkit.errors import InputError
 from dragonkit.film import to_pil, write_gif, write_mp4
-from dragonkit.trace.observe import Look
+from dragonkit.trace.look import Look
 from dragonkit.trace.record import Record
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Trace:
         timesteps: t of each step.
         x0: predicted clean latents (1, C, h, w), if kept.
         grads: ∂L/∂z_t (1, C, h, w), None where not guided, if kept.
-        attention: by layer name where the target's cells look; empty where attention was not rewired, or not kept.
+        attention: by layer name where the target's cells look, and each edited cell alone; empty where attention was
+            not rewired, or not kept.
         features: by decoder layer (1, C, h, w); empty where not kept.
     """
 
