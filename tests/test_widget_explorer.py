@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from dragonkit_widgets import CorrespondenceExplorer, packing
-from dragonkit_widgets.packing import cell_colours, pack, reduced
-from dragonkit_widgets.twin import twin
 from PIL import Image
 
 from dragonkit.correspondence import describe, extract, match, similarity_map
@@ -17,6 +14,9 @@ from dragonkit.errors import InputError
 from dragonkit.taps import tap
 from dragonkit.world import counterfactual
 from dragonkit.world.instances import instances
+from dragonkit_widgets import CorrespondenceExplorer, packing
+from dragonkit_widgets.packing import cell_colours, pack, reduced
+from dragonkit_widgets.twin import twin
 from tests.tiny import picture, tiny_model
 
 A, B = picture(96, 128, seed=1), picture(128, 64, seed=2)

@@ -2,18 +2,19 @@
 
 import base64
 import io
+import threading
 
 import numpy as np
 import pytest
 import torch
-from dragonkit_widgets import MaskPainter, PointPicker, Sketch
-from dragonkit_widgets.overlay import FILL
-from dragonkit_widgets.segmenting import grown, lab
-from dragonkit_widgets.sketch import SHOWN
 from PIL import Image
 from scipy.ndimage import label
 
 from dragonkit.errors import InputError
+from dragonkit_widgets import MaskPainter, PointPicker, Sketch
+from dragonkit_widgets.overlay import FILL
+from dragonkit_widgets.segmenting import grown, lab
+from dragonkit_widgets.sketch import SHOWN
 
 WIDTH, HEIGHT = 90, 70
 
@@ -33,11 +34,17 @@ def random_mask(seed=0):
 
 
 def asked(sketch, x, y, **more):
-    """What the browser's message does."""
-    replies = []
-    sketch.send = replies.append
+    """What the browser's message does, once it is done."""
+    replies, ended = [], threading.Event()
+
+    def note(content):
+        replies.append(content)
+        if "segmented" in content:
+            ended.set()
+
+    sketch.send = note
     sketch._handle_custom_msg({"segment": [x, y], **more}, [])
-    assert replies == [{"segmented": [x, y]}]
+    assert ended.wait(30) and replies == [{"segmenting": [x, y]}, {"segmented": [x, y]}]
     return sketch.mask
 
 
@@ -192,6 +199,35 @@ def test_what_goes_wrong_is_said_in_the_widget(image, found):
     sketch = MaskPainter(image, random_mask(), segment=lambda *_: found)
     assert np.array_equal(asked(sketch, 1, 1), random_mask())
     assert sketch.error.startswith("InputError: the region is")
+
+
+def test_a_slow_function_holds_nothing_up_and_the_last_click_counts(image):
+    begun, go, seen, replies = threading.Event(), threading.Event(), [], []
+
+    def slow(pixels, x, y):
+        seen.append(x)
+        begun.set()
+        assert go.wait(30) and threading.current_thread() is not threading.main_thread()
+        return np.arange(WIDTH)[None] * np.ones((HEIGHT, 1)) == x
+
+    sketch = MaskPainter(image, segment=slow)
+    sketch.send = replies.append
+    futures = [sketch._asked(sketch, {"segment": [x, 0]}, []) for x in (1, 2, 3)]
+    assert begun.wait(30) and not any(future.done() for future in futures) and not sketch.mask.any()
+    go.set()
+    for future in futures:
+        future.result(30)
+    assert seen == [1, 3], "the second was replaced while it waited"
+    assert sketch.mask.any(0).nonzero()[0].tolist() == [3], "the first while it ran"
+    assert replies == [{"segmenting": [x, 0]} for x in (1, 2, 3)] + [{"segmented": [3, 0]}]
+
+    go.clear()
+    last = sketch._asked(sketch, {"segment": [5, 0]}, [])
+    sketch.image = image.resize((64, 64))  # nothing comes of a click on a picture that is gone
+    go.set()
+    last.result(30)
+    assert not sketch.mask.any() and sketch.error == "" and replies[-1] == {"segmented": None}
+    sketch.close()
 
 
 def test_the_face_shows_mask_and_arrows(image):

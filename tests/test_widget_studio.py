@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import io
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+import dragonkit as dk
+from dragonkit.errors import InputError, NonFiniteError
+from dragonkit.guidance import KINDS, PRESETS, Guidance
+from dragonkit.history import History, Node
+from dragonkit.regions import as_image
+from dragonkit.spec import load_task
+from dragonkit.taps import tap
+from dragonkit.trace import to_pil
+from dragonkit.world import counterfactual
 from dragonkit_widgets.advanced import Advanced
 from dragonkit_widgets.chooser import Chooser
 from dragonkit_widgets.compare import Compare
@@ -19,16 +31,6 @@ from dragonkit_widgets.sources import LARGEST, Picture, answered, example, examp
 from dragonkit_widgets.strip import Strip, places
 from dragonkit_widgets.studio import EditStudio
 from dragonkit_widgets.worker import Stopped, Worker, explained
-from PIL import Image
-
-import dragonkit as dk
-from dragonkit.errors import InputError, NonFiniteError
-from dragonkit.guidance import KINDS, PRESETS, Guidance
-from dragonkit.history import History, Node
-from dragonkit.regions import as_image
-from dragonkit.spec import load_task
-from dragonkit.trace import to_pil
-from dragonkit.world import counterfactual
 from tests.tiny import box, hooks, picture, tiny_model
 
 PROMPT = '<img src=x onerror="alert(1)">'
@@ -485,14 +487,93 @@ def test_pictures_are_generated_and_taken_as_reference():
     made = studio()
     made._bench.chooser.source.value, made._bench.chooser.prompt.value = "prompt", PROMPT
     made._bench.chooser.go.click()
-    assert made.wait(60) and made.status.text == "generated with seed 0" and made.prompt == PROMPT, made.status.text
-    assert bits(made.image) == bits(tiny_model().generate(PROMPT, 0, steps=24).image)
+    assert made.wait(60) and made.status.text.startswith("generated with seed 0"), made.status.text
+    assert bits(made.image) == bits(tiny_model().generate(PROMPT, 0, steps=4, cfg=made.guidance.cfg).image)
+    assert made.prompt == PROMPT
     made.kind = "appearance"
     reference = to_pil(picture(64, 96, seed=4))
     made._choose(lambda: Picture(reference, "a cube"), reference=True)
     assert made.wait(30) and bits(made.reference.image) == bits(reference)
     made.reference.mask = box(64, 96, 5, 5, 40, 40).numpy()
     assert made.drawing.reference_prompt == "a cube" and made.drawing.reference_mask.sum() == 35 * 35
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_a_generated_picture_is_edited_without_inversion_and_repeated_by_code_and_files(tmp_path, monkeypatch, cfg):
+    made = studio()
+    made.advanced.controls["cfg"].value = cfg
+    made._choose(partial(made._generate, "a ball", 3))
+    assert made.wait(60) and "edits of 4 steps" in made.status.text, made.status.text
+    told = []
+    made.status.observe(lambda change: told.append(change["new"]), "text")
+    moved(made)
+    alone = tiny_model().generate("a ball", 3, steps=4, cfg=cfg)
+    edit, guidance = made.session.current.edit, made.session.current.guidance
+    direct = dk.edit(tiny_model(), alone, edit, guidance=guidance, progress=False)
+    assert bits(made.image) == bits(direct.image)
+    assert not [text for text in told if text.startswith("inversion")]
+    plain = dk.edit(tiny_model(), alone.image, edit, "a ball", guidance=guidance, progress=False)
+    assert made.result.nfe < plain.nfe if cfg == 1 else made.result.nfe <= plain.nfe
+
+    monkeypatch.setattr(dk, "load", lambda name: tiny_model())
+    path = made.save(tmp_path / "edit")
+    scope: dict = {}
+    exec(made.code, scope)
+    assert bits(scope["result"].image) == bits(made.image) and "model.generate('a ball', 3" in made.code
+    task = load_task(path).ready(tiny_model())
+    again = dk.edit(tiny_model(), task.image, task.edit, task.prompt, guidance=task.guidance, progress=False)
+    assert bits(again.image) == bits(made.image)
+    other = EditStudio(tiny_model(), to_pil(picture()))
+    other.load(path.parent)
+    assert other.wait(60) and other.status.text == "loaded" and other.code == made.code
+    for file in (path.parent / "history").iterdir():
+        file.unlink()
+    other.load(path)  # the edit alone, to be run
+    assert other.wait(60) and other.status.text == "loaded" and other.guidance == guidance
+    other.run()
+    assert other.wait(60) and bits(other.image) == bits(made.image), other.status.text
+
+    made.strip._told(made.strip, {"act": 0}, [])
+    made.advanced.controls["steps"].value = 3  # the path has four
+    made.run()
+    assert made.wait(60) and any(text.startswith("inversion") for text in told), made.status.text
+    assert 'Image.open(folder / "before.png")' in made.code
+
+
+def test_cells_may_use_the_model_while_the_studio_does():
+    model, made = tiny_model(), studio()
+    z, cond = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), model.embed("")
+    edit, guidance = dk.Move(OTHER, by=(-20, 10)), Guidance.preset("iclr").replace(steps=3)
+
+    def cell():
+        looked = tap(model.unet, (1,), z, 261, cond)[1]  # ends its pass early
+        return looked, dk.edit(model, picture(seed=1), edit, "x", guidance=guidance, progress=False)
+
+    features, alone = cell()
+    wanted, nfe = bits(moved(studio()).image), moved(studio()).result.nfe
+    made.sketch.mask, made.sketch.points = MASK, [(50, 50, 80, 60)]
+    together = 0
+    made.run()
+    while not made.wait(0):
+        looked, result = cell()
+        assert torch.equal(looked, features) and torch.equal(result.tensor, alone.tensor) and result.nfe == alone.nfe
+        together += 1
+    assert together and made.status.text.startswith("done"), made.status.text
+    assert bits(made.image) == wanted and made.result.nfe == nfe
+    assert made.session.model is model and hooks(model) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_player_ends_with_the_last_steps_picture(steps):
+    made = studio()
+    made.sketch.mask, made.sketch.points = MASK, [(50, 50, 80, 60)]
+    made.advanced.controls["steps"].value = steps
+    made.run()
+    assert made.wait(60) and made.status.text.startswith("done"), made.status.text
+    player, trace = made.player, made.result.trace
+    assert player.step == len(trace) - 1 == steps - 1 == max(player._frames)
+    assert bits(player._frames[steps - 1]) == bits(trace.frames()[-1])
+    assert b'"frame"' in player._blocks[-1]
 
 
 def test_a_studio_goes_on_with_a_session_and_refuses_nonsense():

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from dragonkit_widgets.assets import module
 from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.measure import points_in_poly
+
+from dragonkit_widgets.assets import module
 
 WIDTH, HEIGHT = 53, 37
 Y, X = np.mgrid[:HEIGHT, :WIDTH].astype(float)

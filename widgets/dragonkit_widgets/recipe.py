@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dragonkit.edits import Edit
+from dragonkit.generation import Origin
 from dragonkit.guidance import KINDS, PRESETS, Guidance
 from dragonkit.spec import EDITS
 
@@ -18,7 +19,14 @@ PICTURES = ("mask", "reference", "reference_mask")
 
 
 def recipe(
-    edits: Sequence[Edit], prompt: str, guidance: Guidance, *, model: str, preset: str, folder: str | Path
+    edits: Sequence[Edit],
+    prompt: str,
+    guidance: Guidance,
+    *,
+    model: str,
+    preset: str,
+    folder: str | Path,
+    origin: Origin | None = None,
 ) -> str:
     """Code that does an edit again, for the folder that :func:`dragonkit.spec.save_spec` wrote it to.
 
@@ -29,6 +37,7 @@ def recipe(
         model: what to load.
         preset: name of the preset whose differences to ``guidance`` are written out.
         folder: where the pictures are.
+        origin: what the picture was generated from, if the edit goes along its path; else it is read from a file.
     """
     calls = [_call(edit, number) for number, edit in enumerate(edits, start=1)]
     task = calls[0] if len(calls) == 1 else "[\n    " + ",\n    ".join(calls) + ",\n]"
@@ -41,7 +50,7 @@ def recipe(
         "",
         f"folder = Path({str(folder)!r})",
         f"model = dk.load({model!r})",
-        'image = Image.open(folder / "before.png")',
+        'image = Image.open(folder / "before.png")' if origin is None else f"image = {_generated(origin)}",
         f"edit = {task}",
         f"guidance = {_guidance(guidance, preset, _kind(edits))}",
         f"result = dk.edit(model, image, edit, {prompt!r}, guidance=guidance)",
@@ -63,6 +72,12 @@ def _call(edit: Edit, number: int) -> str:
         for name, value in values.items()
     }
     return f"dk.{type(edit).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
+
+def _generated(origin: Origin) -> str:
+    """How a picture is generated."""
+    named = ", ".join(f"{name}={getattr(origin, name)!r}" for name in ("steps", "cfg", "size"))
+    return f"model.generate({origin.prompt!r}, {origin.seed!r}, {named})"
 
 
 def _kind(edits: Sequence[Edit]) -> str:

@@ -6,6 +6,8 @@ import io
 import math
 import numbers
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from dragonkit.errors import InputError
 from dragonkit.regions import as_mask
 from dragonkit_widgets.assets import module, styles
 from dragonkit_widgets.base import Base, binary, picture, png
+from dragonkit_widgets.latest import Latest
 from dragonkit_widgets.overlay import overlay
 from dragonkit_widgets.segmenting import grown, lab
 
@@ -42,7 +45,9 @@ class Sketch(Base):
         mask: bool (H, W), or None.
         size: of the canvas's longer side, CSS pixels, 64 to 4096.
         segment: the region of a click: a function of the image uint8 (H, W, 3) and the pixel (x, y), to bool (H, W).
-            By default the connected region of similar colour. What it raises is shown in the widget.
+            By default the connected region of similar colour. It is called in a thread of its own, one click at a time;
+            of clicks that come meanwhile the last one counts. What it raises is shown in the widget. If it reads
+            features of a model, give it a :func:`dragonkit_widgets.twin.twin`.
         traits: first values of ``tool``, ``brush``, ``tolerance`` and ``snap``.
 
     Raises:
@@ -80,6 +85,7 @@ class Sketch(Base):
         if not isinstance(size, int) or not 64 <= size <= 4096:
             raise InputError(f"size is {size!r}: give the canvas's longer side, 64 to 4096 pixels")
         self.segment = segment
+        self._latest = Latest()
         shown = self._take(picture(image))
         traits.setdefault("brush", min(2000, max(1, round(max(self._image.size) / 20))))
         traits.setdefault("tool", tools[0])
@@ -96,6 +102,8 @@ class Sketch(Base):
     def image(self, image: Any) -> None:
         before = self._image.size
         shown = self._take(picture(image))
+        self._latest.drop()
+        self.send({"segmented": None})
         with self.hold_sync():
             if self._image.size != before:
                 self.mask_data = b""
@@ -130,7 +138,7 @@ class Sketch(Base):
         self._image = self._preview = image
         if smaller < 1:
             self._preview = image.resize((round(width * smaller), round(height * smaller)), reducing_gap=2.0)
-        self._lab: np.ndarray | None = None
+        self._lab: tuple[Image.Image, np.ndarray] | None = None
         file = io.BytesIO()
         if self._preview.width * self._preview.height > PLAIN:
             self._preview.save(file, format="JPEG", quality=92, subsampling=0)
@@ -175,27 +183,37 @@ class Sketch(Base):
             raise InputError(f"tool is {proposal.value!r}: it is none of this canvas's tools {', '.join(self.tools)}")
         return proposal.value
 
-    def _asked(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
-        """The browser asks for the region of a click: {"segment": [x, y], "add": whether it joins the mask}."""
-        x, y = content["segment"]
-        try:
-            found, self.error = self._region(float(x), float(y)), ""
-            self.mask = self.mask | found if content.get("add", True) else self.mask & ~found
-        except Exception as error:  # the function may be anyone's: what went wrong is said in the widget
-            self.error = f"{type(error).__name__}: {error}"
-        self.send({"segmented": [x, y]})
+    def close(self) -> None:
+        """Take the widget away, and let nothing come of what is being segmented."""
+        if hasattr(self, "_latest"):  # a widget that was refused is closed too
+            self._latest.close()
+        super().close()
 
-    def _region(self, x: float, y: float) -> np.ndarray:
-        width, height = self._image.size
+    def _asked(self, widget: Any, content: dict[str, Any], buffers: Any) -> Future[None]:
+        """The browser asks for the region of a click: {"segment": [x, y], "add": whether it joins the mask}."""
+        x, y = (float(v) for v in content["segment"])
+
+        def done(found: np.ndarray | None, error: Exception | None) -> None:
+            self.error = "" if error is None else f"{type(error).__name__}: {error}"
+            if found is not None:
+                self.mask = self.mask | found if content.get("add", True) else self.mask & ~found
+            self.send({"segmented": [x, y]})
+
+        self.send({"segmenting": [x, y]})
+        return self._latest.ask(partial(self._region, self._image, self._preview, x, y), done)
+
+    def _region(self, image: Image.Image, preview: Image.Image, x: float, y: float) -> np.ndarray:
+        width, height = image.size
         if self.segment is not None:
-            found = as_mask(self.segment(np.asarray(self._image), x, y), "the region").numpy()
+            found = as_mask(self.segment(np.asarray(image), x, y), "the region").numpy()
             if found.shape != (height, width):
                 raise InputError(f"the region is {found.shape[1]}x{found.shape[0]}: give one of {width}x{height}")
             return found
-        if self._lab is None:
-            self._lab = lab(np.asarray(self._preview))
-        h, w = self._lab.shape[:2]
-        found = grown(self._lab, _cell(x, width, w), _cell(y, height, h), self.tolerance)
+        if self._lab is None or self._lab[0] is not preview:
+            self._lab = preview, lab(np.asarray(preview))
+        colours = self._lab[1]
+        h, w = colours.shape[:2]
+        found = grown(colours, _cell(x, width, w), _cell(y, height, h), self.tolerance)
         rows, columns = ((np.arange(full) * n) // full for full, n in ((height, h), (width, w)))
         return found[rows[:, None], columns]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,15 @@ from dragonkit.data import data_path
 from dragonkit.errors import InputError
 from dragonkit.files import IMAGE_FORMATS, read_image
 from dragonkit.film import to_pil
+from dragonkit.inversion import Keep
 from dragonkit.regions import SMALLEST, as_image
+from dragonkit.schedule import Schedule
 from dragonkit.world import Scene, caption, counterfactual, render, sample_scene
 
 if TYPE_CHECKING:
+    from dragonkit.editor import Bar
+    from dragonkit.generation import Generated
+    from dragonkit.guidance import Guidance
     from dragonkit.models import Model
     from dragonkit.world import Counterfactual
 
@@ -36,12 +40,14 @@ class Picture:
         prompt: what it shows.
         note: what the user should know of it, in one line.
         case: if it came from the world as the start of an edit, that edit and its exact answer.
+        made: if the model generated it, the picture with its path.
     """
 
     image: Image.Image
     prompt: str = ""
     note: str = ""
     case: Counterfactual | None = None
+    made: Generated | None = None
 
 
 def given(image: Any, prompt: str = "") -> Picture:
@@ -130,16 +136,18 @@ def answered(kind: str, seed: int) -> Picture:
     return Picture(to_pil(case.before.image), case.prompt, "the exact answer is known", case)
 
 
-def generated(
-    model: Model, prompt: str, seed: int, progress: Callable[[str, int], Callable[[Iterable[Any]], Iterable[Any]]]
-) -> Picture:
-    """An image of a prompt, in 24 steps.
+def generated(model: Model, prompt: str, seed: int, w: Guidance, bar: Bar) -> Picture:
+    """An image of a prompt, made so that an edit as ``w`` describes it needs no inversion.
 
     Args:
         model: what makes it.
         prompt: what to show.
         seed: of its noise.
-        progress: as of :func:`dragonkit.edit`.
+        w: gives the steps and the classifier-free guidance scale.
+        bar: as ``progress`` of :func:`dragonkit.edit`.
     """
-    made = model.generate(prompt, seed, steps=24, progress=progress("generating", 24))
-    return Picture(made.image, prompt, f"generated with seed {seed}")
+    keep = Keep.wanted(w, Schedule(model, w.steps))
+    shown = bar("generating", w.steps)
+    made = model.generate(prompt, seed, steps=w.steps, cfg=w.cfg, keep=keep, progress=shown)
+    note = f"generated with seed {seed}: edits of {w.steps} steps at cfg {w.cfg:g} need no inversion"
+    return Picture(made.image, prompt, note, made=made)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dragonkit.errors import InputError
+from dragonkit.guidance import Guidance
 from dragonkit.models import Model
 from dragonkit.result import Result
 from dragonkit.session import Session
-from dragonkit.trace import Record
+from dragonkit.trace import Record, Trace
 from dragonkit_widgets.bench import Bench
 from dragonkit_widgets.drawing import Drawing
 from dragonkit_widgets.panel import Panel
@@ -27,7 +28,12 @@ class EditStudio(Panel):
     """Edit a picture by drawing on it.
 
     Everything that takes long runs in a thread of its own, one thing at a time. Buttons and methods do the same;
-    methods return at once, and what goes wrong stands in the panel's line of text.
+    methods return at once, and what goes wrong stands in the panel's line of text. What runs is a copy of the model's
+    modules (:func:`dragonkit_widgets.twin.twin`), so cells may use the model meanwhile.
+
+    A picture is generated from a prompt with the steps and the ``cfg`` under 'Advanced'. Edits of it with these numbers
+    and that prompt take the path that generated it; where one of them was changed, the picture is inverted like any
+    other.
 
     Args:
         model: what :func:`dragonkit.load` gave, or a name for it, loaded when it is first needed; default the bundled
@@ -68,7 +74,7 @@ class EditStudio(Panel):
         else:
             self._workshop.begin(example(examples()[0]) if image is None else given(image, prompt))
         bench = Bench(self._workshop.session.image, self._workshop.preset, size)
-        super().__init__(self._workshop, bench, bench.laid_out(self._choose, self._workshop.generate))
+        super().__init__(self._workshop, bench, bench.laid_out(self._choose, self._generate))
         self._wire()
         self._show()
 
@@ -122,7 +128,13 @@ class EditStudio(Panel):
             return self.status.say(explained(error), error=True)
         self.player.show(None, self.image, answer, references=references)
         self._bench.tabs.selected_index = 1
-        record, preview = Record(attention=self._bench.looks.value), self.player.watch(PREVIEW)
+        record = Record(attention=self._bench.looks.value)
+        some, last = self.player.watch(PREVIEW), self.player.watch(1)
+
+        def preview(trace: Trace) -> None:
+            """Decode some steps, and the last one whatever their number."""
+            (last if trace.steps[-1] == guidance.steps - 1 else some)(trace)
+
         self._start(partial(self._workshop.apply, edit, guidance, prompt, preview, record), self._edited)
 
     def stop(self) -> None:
@@ -181,6 +193,9 @@ class EditStudio(Panel):
         self._bench.busy = True  # before it begins, for it may be over at once
         self._workshop.worker.start(lambda: then(work()), ended)
 
+    def _generate(self, prompt: str, seed: int) -> Picture:
+        return self._workshop.generate(prompt, seed, self.guidance)
+
     def _choose(self, make: Callable[[], Picture], *, reference: bool = False) -> None:
         self._start(make, self._referred if reference else self._opened)
 
@@ -197,11 +212,15 @@ class EditStudio(Panel):
         self._show()
         return f"done: {result.nfe} evaluations, {result.seconds:.1f} s"
 
-    def _loaded(self, drawing: Drawing | None) -> str:
+    def _loaded(self, found: tuple[Drawing | None, Guidance | None]) -> str:
         self._show()
+        drawing, guidance = found
         if drawing is not None:
             self.drawing = drawing
-        return "loaded"
+        if guidance is not None:
+            self.guidance = guidance
+        note = self._workshop.picture.note if self._workshop.picture else ""
+        return f"loaded, {note}" if note else "loaded"
 
     def _go(self, where: str | int) -> None:
         """Undo, redo, or go to a picture."""

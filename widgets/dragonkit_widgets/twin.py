@@ -14,6 +14,9 @@ def twin(model: Model) -> Model:
     Features are read by hooks on the denoiser's modules, and a hook is called in whichever thread the module runs: two
     threads that read features of one denoiser would get, or end, each other's passes. A twin's modules are copies, the
     tensors in them are not.
+
+    Hooks that hang on the model now hang on the twin too. So take it in the notebook's thread, between cells, when
+    there are only those that are meant to stay.
     """
     unet = model.unet
     shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}

@@ -12,6 +12,7 @@ from dragonkit.checks import check_text
 from dragonkit.edits import Edit
 from dragonkit.errors import InputError
 from dragonkit.film import to_pil
+from dragonkit.generation import Generated
 from dragonkit.guidance import Guidance
 from dragonkit.models import CARDS, Card, Model, load
 from dragonkit.result import Result
@@ -20,6 +21,7 @@ from dragonkit.spec import load_task, save_spec
 from dragonkit_widgets.drawing import Drawing
 from dragonkit_widgets.recipe import recipe
 from dragonkit_widgets.sources import Picture, fitted, generated
+from dragonkit_widgets.twin import twin
 from dragonkit_widgets.worker import Worker
 
 HISTORY = "history"
@@ -46,6 +48,7 @@ class Workshop:
                 f"model is a {type(model).__name__}: give a name such as 'mini', or what dragonkit.load gave"
             )
         self._model = model
+        self._twin = twin(model) if isinstance(model, Model) else None
         self._tell = tell
         self.worker = Worker(tell)
         self.picture: Picture | None = None
@@ -58,8 +61,16 @@ class Workshop:
         """The model, loaded now if it was not."""
         if isinstance(self._model, str):
             self._tell("loading the model", 0.0)
-            self._model = load(self._model)
+            model = load(self._model)
+            self._twin, self._model = twin(model), model
         return self._model
+
+    @property
+    def runner(self) -> Model:
+        """What runs in the worker's thread: the model with hooks of its own, for cells may use it meanwhile."""
+        self.model  # noqa: B018 loaded now
+        assert self._twin is not None
+        return self._twin
 
     @property
     def model_name(self) -> str:
@@ -85,13 +96,16 @@ class Workshop:
     def begin(self, picture: Picture) -> None:
         """Begin a new history with a picture."""
         check_text("prompt", picture.prompt)
-        self._session = Session(self._model, picture.image, picture.prompt)  # type: ignore[arg-type]  # until it runs
+        model: Any = self._model  # until something runs, its name will do
+        self._session = Session(model, picture.made or picture.image, picture.prompt)
         self.picture, self.result = picture, None
 
     def resume(self, session: Session, picture: Picture | None = None) -> None:
         """Go on with a history that there is."""
         if not isinstance(session, Session):
             raise InputError(f"session is a {type(session).__name__}: give a dragonkit.Session")
+        if isinstance(session.model, Model) and session.model is not self._model:
+            self._model, self._twin = session.model, twin(session.model)
         self._session, self.result = session, None
         self.picture = picture or Picture(session.nodes[0].image, session.nodes[0].prompt)
 
@@ -107,14 +121,20 @@ class Workshop:
         session = self.ready()
         self._tell("encoding", 0.0)
         self.result = session.apply(
-            edit, guidance, prompt=prompt, trace=trace, progress=self.worker.bar, on_step=on_step
+            edit,
+            guidance,
+            prompt=prompt,
+            trace=trace,
+            progress=self.worker.bar,
+            on_step=on_step,
+            model=self.runner,
         )
         return self.result
 
-    def generate(self, prompt: str, seed: int) -> Picture:
-        """A picture of a prompt; for the worker's thread."""
+    def generate(self, prompt: str, seed: int, guidance: Guidance) -> Picture:
+        """A picture of a prompt, to be edited with a guidance; for the worker's thread."""
         check_text("prompt", prompt)
-        return generated(self.model, prompt, seed, self.worker.bar)
+        return generated(self.runner, prompt, seed, guidance, self.worker.bar)
 
     @property
     def before(self) -> Image.Image:
@@ -156,18 +176,22 @@ class Workshop:
             drawn: gives the edit, guidance and prompt that stand in the panel, or raises.
 
         Returns:
-            The picture (3, H, W) before, the edits, the prompt and the guidance.
+            What the edit starts from (the picture (3, H, W), or what the model generated), the edits, the prompt and
+            the guidance.
         """
-        node = self.session.current
+        session, node = self.session, self.session.current
         if node.parent is None or node.guidance is None:
             edit, guidance, prompt = drawn()
-            return node.tensor, (edit,), prompt, guidance
-        return self.session.nodes[node.parent].tensor, node.edits, node.prompt, node.guidance
+            return session.given(node, prompt, guidance), (edit,), prompt, guidance
+        before = session.nodes[node.parent]
+        return session.given(before, node.prompt, node.guidance), node.edits, node.prompt, node.guidance
 
     def code(self, drawn: Callable[[], tuple[Edit, Guidance, str]], folder: str | Path) -> str:
         """Python that repeats :meth:`task` from the files in a folder."""
-        _, edits, prompt, guidance = self.task(drawn)
-        return recipe(edits, prompt, guidance, model=self.model_name, preset=self.preset, folder=folder)
+        image, edits, prompt, guidance = self.task(drawn)
+        origin = image.origin if isinstance(image, Generated) else None
+        names = {"model": self.model_name, "preset": self.preset}
+        return recipe(edits, prompt, guidance, folder=folder, origin=origin, **names)
 
     def save(self, drawn: Callable[[], tuple[Edit, Guidance, str]], folder: str | Path) -> Path:
         """Write :meth:`task` as edit.json with its pictures, and the whole history beside it.
@@ -183,23 +207,30 @@ class Workshop:
             session.save(place / HISTORY)
         return path
 
-    def load(self, folder: str | Path) -> Drawing | None:
+    def load(self, folder: str | Path) -> tuple[Drawing | None, Guidance | None]:
         """Go on with what :meth:`save` wrote, with a saved session, or with any edit.json; for the worker's thread.
 
+        A picture that was generated is generated again.
+
         Returns:
-            What to draw, if the folder holds an edit that was not done.
+            What to draw, and how to run it, if the folder holds an edit that was not done.
 
         Raises:
             InputError: there is nothing of that kind, or it is broken.
         """
         place = _folder(folder)
-        for session in (place / HISTORY, place):
-            if (session / "session.json").is_file():
-                self.resume(Session.load(session, self.model))
-                return None
-        task = load_task(place if place.suffix == ".json" else place / "edit.json").ready(self.model)
-        self.begin(fitted(task.picture, task.prompt))
-        return Drawing.of(task.edits[0]) if len(task.edits) == 1 else None
+        for kept in (place / HISTORY, place):
+            if (kept / "session.json").is_file():
+                session = Session.load(kept, self.model)
+                again = session.generated(self.runner, progress=self.worker.bar) and session.origin is None
+                note = "but the source comes out otherwise here: edits of it invert it" if again else ""
+                source = session.nodes[0]
+                self.resume(session, Picture(source.image, source.prompt, note))
+                return None, None
+        task = load_task(place if place.suffix == ".json" else place / "edit.json").ready(self.runner)
+        made = task.image if isinstance(task.image, Generated) else None
+        self.begin(Picture(made.image, task.prompt, made=made) if made else fitted(task.picture, task.prompt))
+        return (Drawing.of(task.edits[0]) if len(task.edits) == 1 else None), task.guidance
 
 
 def _folder(name: str | Path) -> Path:

@@ -76,6 +76,25 @@ function dot(context, [x, y], radius, colour, chosen) {
   ring(radius, colour);
 }
 
+/** A circle as wide as a brush. */
+function drawRing(context, at, radius) {
+  for (const [style, width] of [["rgba(0, 0, 0, 0.8)", 3], ["#fff", 1.5]]) {
+    Object.assign(context, { strokeStyle: style, lineWidth: width });
+    context.beginPath();
+    context.arc(...at, radius, 0, 2 * Math.PI);
+    context.stroke();
+  }
+}
+
+/** Where the keyboard draws. */
+function drawCross(context, [x, y]) {
+  const path = new Path2D(`M${x - 12} ${y}H${x - 3}M${x + 3} ${y}H${x + 12}M${x} ${y - 12}V${y - 3}M${x} ${y + 3}V${y + 12}`);
+  for (const [style, width] of [["#000", 4], ["#fff", 2]]) {
+    Object.assign(context, { strokeStyle: style, lineWidth: width });
+    context.stroke(path);
+  }
+}
+
 /** The tool that draws and moves arrows. */
 class PointTool {
   constructor(sketch) {

@@ -32,7 +32,7 @@ class Sketch {
       watch(model, ["_width", "_height", "_size", "_picture"], () => this.open()),
       watch(model, ["points", "mask_data"], () => this.sync()),
       watch(model, ["tool", "selected", "snap", "brush", "tolerance", "error"], () => this.refresh()),
-      listen(model, "msg:custom", () => this.wait("")),
+      listen(model, "msg:custom", (content) => this.heard(content)),
       ownKeys(el, (event) => pressed(this, event)),
     ];
     this.open();
@@ -142,10 +142,17 @@ class Sketch {
 
   /** Ask Python; its answer is a new mask, or an error. A restarted kernel never answers, or cannot be asked. */
   ask(question) {
-    this.wait("Finding the region…");
+    this.working = false;
+    this.wait("Asking for the region…");
     const late = () => this.wait("No answer: if the kernel was restarted, run this cell again.");
     this.patience = setTimeout(late, 5000);
     try { this.model.send(question); } catch { late(); }
+  }
+
+  /** Python says that it has begun, which may take long, or that it has ended. */
+  heard(content) {
+    this.working = "segmenting" in content;
+    this.wait(this.working ? "Segmenting…" : "");
   }
 
   wait(text) {
@@ -205,7 +212,7 @@ class Sketch {
   }
 
   begin(at, event) {
-    this.wait("");
+    if (!this.working) this.wait("");
     if (this.model.get("error")) this.set("error", "");
     this.active = { tool: this.tool, pointer: event?.pointerId };
     this.active.tool.down(at, event);
@@ -263,25 +270,8 @@ class Sketch {
     const end = this.tools.point.end;
     points.forEach((arrow, i) => drawArrow(context, view, arrow, points.length > 1 ? String(i + 1) : "", i === selected ? end : null));
     const at = this.cursor ?? this.hover;
-    if (this.tool.round && at) this.ring(context, view.toScreen(...at), this.tool.radius * view.scale);
-    if (this.cursor) this.cross(context, view.toScreen(...this.cursor));
-  }
-
-  ring(context, at, radius) {
-    for (const [style, width] of [["rgba(0, 0, 0, 0.8)", 3], ["#fff", 1.5]]) {
-      Object.assign(context, { strokeStyle: style, lineWidth: width });
-      context.beginPath();
-      context.arc(...at, radius, 0, 2 * Math.PI);
-      context.stroke();
-    }
-  }
-
-  cross(context, [x, y]) {
-    const path = new Path2D(`M${x - 12} ${y}H${x - 3}M${x + 3} ${y}H${x + 12}M${x} ${y - 12}V${y - 3}M${x} ${y + 3}V${y + 12}`);
-    for (const [style, width] of [["#000", 4], ["#fff", 2]]) {
-      Object.assign(context, { strokeStyle: style, lineWidth: width });
-      context.stroke(path);
-    }
+    if (this.tool.round && at) drawRing(context, view.toScreen(...at), this.tool.radius * view.scale);
+    if (this.cursor) drawCross(context, view.toScreen(...this.cursor));
   }
 
   destroy() {
