@@ -17,7 +17,7 @@ from dragonkit.editor import edit
 from dragonkit.edits import Move
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
-from dragonkit.trace import Record, Trace
+from dragonkit.trace import Look, Record, Trace
 from tests.tiny import box, picture, tiny_model
 
 IMAGE = picture(96, 80)
@@ -180,6 +180,40 @@ def test_a_page_that_missed_steps_is_sent_them(trace):
     for nonsense in (None, [], {"kind": "other"}, {"kind": "have"}, {"kind": "have", "film": player.film, "count": -3}):
         player._asked(nonsense)
     assert [m["first"] for m, _ in messages[2:]] == [0, 0]
+
+
+def test_a_page_where_a_pixel_is_marked_is_told_where_its_cell_looks(trace):
+    player = GuidancePlayer(trace, IMAGE)
+    messages = sent(player)
+    ask = {"kind": "look", "film": player.film, "pin": [50, 45], "first": 3}
+    player._asked(ask)
+    ((content, blocks),) = messages
+    assert content == {"kind": "looks", "film": player.film, "first": 3, "pin": [50, 45]} and len(blocks) == 19
+    for k, block in enumerate(blocks, 3):
+        head, part = unpacked(block)
+        assert set(head["looks"]) == set(trace.attention[k]) and heads(player)[k]["single"] == bool(trace.attention[k])
+        for name, look in trace.attention[k].items():
+            weights, place = look.of((50, 45), (80, 96)).weights.numpy(), head["looks"][name]
+            assert place["shapes"] == [list(shape) for shape in look.shapes]
+            assert np.abs(numbers(part, place) - weights).max() <= 0.51 * weights.max() / LEVELS
+    for pin in ([3, 90], [999, -5]):  # not edited, and off the picture
+        player._asked(ask | {"pin": pin, "first": 0})
+        assert all(unpacked(block)[0]["looks"] == {} for block in messages[-1][1]) and len(messages[-1][1]) == 22
+    answers = len(messages)
+    for nonsense in ({"film": 99}, {"pin": [1]}, {"pin": ["a", 2]}, {"pin": None}, {"first": 22}, {"first": -1}):
+        player._asked(ask | nonsense)
+    player.clear()
+    player._asked(ask | {"film": player.film})
+    assert len(messages) == answers
+
+
+def test_a_trace_without_single_cells_says_so(tmp_path, trace):
+    loaded = Trace.load(trace.save(tmp_path))
+    for seen in loaded.attention:
+        seen.update({name: Look(look.weights, look.shapes) for name, look in seen.items()})
+    player = GuidancePlayer(loaded)
+    assert not any(head["single"] for head in heads(player))
+    assert [head["looks"] for head in heads(player)] == [head["looks"] for head in heads(GuidancePlayer(trace))]
 
 
 def test_the_state_for_a_new_page_holds_every_step(trace):

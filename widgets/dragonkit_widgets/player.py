@@ -13,7 +13,7 @@ from dragonkit.errors import InputError
 from dragonkit.trace import Trace
 from dragonkit_widgets.assets import module, styles
 from dragonkit_widgets.base import Base, picture
-from dragonkit_widgets.reel import blocks, encoded
+from dragonkit_widgets.reel import blocks, encoded, gazes
 from dragonkit_widgets.still import still
 
 
@@ -33,7 +33,8 @@ class GuidancePlayer(Base):
         playing: whether it plays; settable.
         speed: how many times ``fps``; settable.
         loop: whether it starts again at the end.
-        pin: the pixel [x, y] that is marked in every picture, or []; settable.
+        pin: the pixel [x, y] that is marked in every picture, or []; settable. If it is edited, and its attention was
+            recorded, the page shows where its own cell looks.
         following: whether the newest step is shown as it comes; a person who scrubs ends that.
 
     Raises:
@@ -186,13 +187,22 @@ class GuidancePlayer(Base):
             self.step = k
 
     def _asked(self, content: Any) -> None:
-        """Answer a page that has opened, or has missed steps: it says what it has."""
-        if not isinstance(content, dict) or content.get("kind") != "have":
-            return
-        count = content.get("count") if content.get("film") == self.film else 0
-        first = count if isinstance(count, int) and count >= 0 else 0
-        if first < len(self._blocks):
-            self.send({"kind": "blocks", "film": self.film, "first": first}, self._blocks[first:])
+        """Answer a page: one that has opened or missed steps, and says what it has; or one where a pixel is marked."""
+        match content:
+            case {"kind": "have"}:
+                count = content.get("count") if content.get("film") == self.film else 0
+                self._answer("blocks", count if _is_count(count) else 0, lambda steps: self._blocks[steps.start :])
+            case {"kind": "look", "film": self.film, "pin": [int(x), int(y)], "first": first}:
+                trace, (width, height) = self.trace, self.extent or (0, 0)
+                pin, size = (min(max(x, 0), width - 1), min(max(y, 0), height - 1)), (width, height)
+                if trace is not None and width and _is_count(first):
+                    self._answer("looks", first, lambda steps: list(gazes(trace, steps, pin, size)), pin=[x, y])
+
+    def _answer(self, kind: str, first: int, made: Callable[[range], list[bytes]], **more: Any) -> None:
+        """Send blocks of the steps from the first on, if there are any."""
+        steps = range(first, len(self._blocks))
+        if steps:
+            self.send({"kind": kind, "film": self.film, "first": first} | more, made(steps))
 
     @traitlets.validate("step")
     def _check_step(self, proposal: Any) -> int:
@@ -221,6 +231,10 @@ def _decoded(trace: Trace, every: int) -> dict[int, Image.Image]:
         return dict(zip(range(len(trace))[::-1][::every][::-1], trace.frames(every), strict=True))
     except InputError:
         return {}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def _still(image: Image.Image, most: int) -> dict[str, Any]:

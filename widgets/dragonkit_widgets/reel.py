@@ -2,7 +2,8 @@
 
 A block is the length of its header (uint32, little-endian), the header (JSON), and the parts that the header points to:
 the picture as a PNG or JPEG file, the gradient and the attention maps as int16 with a scale. Blocks are sent once each,
-whole traces as a list of them, and the newest alone while an edit runs.
+whole traces as a list of them, and the newest alone while an edit runs. They hold the target's mean attention; a single
+cell's is sent when a page asks for it, for all cells together would be some tens of megabytes.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import io
 import json
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from dragonkit.trace import Trace
+from dragonkit.trace import Look, Trace
 
 EXACT = 256 * 256  # pixels; a picture that has more goes as JPEG, a tenth of the bytes and a tenth of the time
 LEVELS = 32767  # of int16
@@ -46,8 +47,24 @@ def blocks(trace: Trace, chosen: Iterable[int], most: int, pictures: dict[int, I
             head["norm"] = _finite(grad.float().norm().item())
             head["grad"] = parts.grid(grad[0]) | {"shape": list(grad.shape[1:])}
         looks = trace.attention[k]
-        head["looks"] = {name: parts.grid(x.weights) | {"shapes": x.shapes} for name, x in looks.items()}
+        head["looks"] = parts.looks(looks)
+        head["single"] = any(look.rows is not None for look in looks.values())
         yield parts.block(head)
+
+
+def gazes(trace: Trace, chosen: Iterable[int], pin: tuple[int, int], size: tuple[int, int]) -> Iterator[bytes]:
+    """Where one pixel's cell looks, a block a step; a layer in which it was not observed is left out.
+
+    Args:
+        trace: what was kept of a run.
+        chosen: indices of steps, in the order of the run.
+        pin: the pixel (x, y).
+        size: (width, height) of the edited picture.
+    """
+    for k in chosen:
+        found = {name: look.of(pin, size) for name, look in trace.attention[k].items()}
+        parts = _Parts()
+        yield parts.block({"looks": parts.looks({name: look for name, look in found.items() if look is not None})})
 
 
 def encoded(image: Image.Image, most: int) -> tuple[bytes, str]:
@@ -90,6 +107,9 @@ class _Parts:
         scale = scale if math.isfinite(scale) and scale > 0 else 1.0
         whole = (x / scale).nan_to_num(0, 0, 0).round().to(torch.int16)
         return self.put(whole.contiguous().numpy().astype("<i2").tobytes()) | {"scale": scale}
+
+    def looks(self, looks: Mapping[str, Look]) -> dict[str, Any]:
+        return {name: self.grid(look.weights) | {"shapes": look.shapes} for name, look in looks.items()}
 
     def block(self, head: dict[str, Any]) -> bytes:
         text = json.dumps(head, allow_nan=False).encode()

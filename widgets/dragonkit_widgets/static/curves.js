@@ -34,10 +34,11 @@ class Curves {
     this.paint = perFrame(() => this.repaint());
     this.observer = new ResizeObserver(() => this.paint());
     this.observer.observe(this.canvas);
-    let down = false;
+    let down = false, began = 0;
     this.canvas.addEventListener("pointerdown", (event) => {
       if (event.button || !this.state.steps.length) return;
       down = true;
+      began = this.state.step;
       this.canvas.setPointerCapture(event.pointerId);
       pick(this.stepAt(event), false);
     });
@@ -46,9 +47,9 @@ class Curves {
       this.show(this.stepAt(event));
       if (down) pick(this.stepAt(event), false);
     });
-    const lift = (event) => { if (down) { down = false; pick(this.stepAt(event), true); } };
-    this.canvas.addEventListener("pointerup", lift);
-    this.canvas.addEventListener("pointercancel", lift);
+    const lift = (step) => { if (down) { down = false; pick(step, true); } };
+    this.canvas.addEventListener("pointerup", (event) => lift(this.stepAt(event)));
+    this.canvas.addEventListener("pointercancel", () => lift(began)); // it was no gesture of ours
     this.canvas.addEventListener("pointerleave", () => { this.tip.hidden = true; });
   }
 

@@ -2,7 +2,7 @@
 
 class Deck {
   constructor(model) {
-    Object.assign(this, { model, views: new Set(), step: 0, pin: [], following: true, playing: false, images: {} });
+    Object.assign(this, { model, views: new Set(), step: 0, pin: [], following: true, playing: false, images: {}, asked: "" });
     this.past = new Past(this.place);
     this.reel = new Reel(() => this.repaint());
     this.stops = [
@@ -29,17 +29,32 @@ class Deck {
   open() {
     const { film, blocks } = this.model.get("film");
     this.step = this.model.get("step");
+    this.pin = this.model.get("pin");
     this.reel.begin(film, blocks, this.step);
     this.following = this.model.get("following");
-    this.pin = this.model.get("pin");
     this.past = new Past(this.place);
     if (this.model.get("playing")) this.play(true); else this.halt();
   }
 
   ask() { this.model.send({ kind: "have", film: this.reel.film, count: this.count }); }
 
+  /** The cell that is marked, or -1. */
+  get cell() { return this.pin.length ? this.reel.cellOf(this.pin, this.model.get("extent")[0]) : -1; }
+
+  /** Ask where the marked cell looks at the steps of which that is not known, once. */
+  inquire() {
+    const { reel, cell, pin } = this, first = reel.known(cell);
+    if (cell < 0 || first >= this.count || !reel.steps.some((step) => step?.single)) return;
+    const question = [reel.film, cell, first].join();
+    if (question === this.asked) return;
+    this.asked = question;
+    this.model.send({ kind: "look", film: reel.film, pin, first });
+  }
+
   receive(content, buffers) {
-    if (content.kind !== "blocks" || content.film !== this.reel.film) return;
+    if (content.film !== this.reel.film) return;
+    if (content.kind === "looks") this.reel.hear(this.reel.cellOf(content.pin, this.model.get("extent")[0]), content.first, buffers);
+    if (content.kind !== "blocks") return;
     this.reel.take(content.first, buffers);
     if (!this.following || !this.model.get("live") || this.playing) return;
     this.step = this.last;
@@ -136,7 +151,10 @@ class Deck {
     this.repaint();
   }
 
-  repaint() { for (const paint of this.views) paint(); }
+  repaint() {
+    this.inquire();
+    for (const paint of this.views) paint();
+  }
 
   destroy() { this.halt(); this.stops.forEach((stop) => stop()); this.reel.begin(-1); }
 }

@@ -49,7 +49,7 @@ class Panel {
       canvas.addEventListener(name, () => { board.leader = this; }, { passive: true });
     let start = null, last = null, wiping = false;
     canvas.addEventListener("pointerdown", (event) => {
-      if (event.button) return;
+      if (event.button || view.pinching()) { start = null; return; } // a second finger marks nothing
       start = last = view.toCanvas(event);
       wiping = this.name === "preview" && board.wipes && Math.abs(start[0] - board.wipeAt) < (event.pointerType === "touch" ? 24 : 10);
       canvas.setPointerCapture(event.pointerId);
@@ -63,7 +63,7 @@ class Panel {
     });
     canvas.addEventListener("pointerup", (event) => {
       const now = view.toCanvas(event);
-      if (start && !wiping && this.linked && Math.hypot(now[0] - start[0], now[1] - start[1]) < 4) board.mark(view.toImage(event));
+      if (start && !wiping && this.linked && Math.hypot(now[0] - start[0], now[1] - start[1]) < (event.pointerType === "touch" ? 8 : 4)) board.mark(view.toImage(event));
       start = null;
     });
     canvas.addEventListener("pointercancel", () => { start = null; });

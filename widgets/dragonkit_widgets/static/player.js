@@ -104,7 +104,7 @@ class Board {
     offer(this.channel, [[-1, "norm"], ...Array.from({ length: gradients }, (_, c) => [c, `channel ${c + 1}`])], "-1");
     const layers = reel.layers;
     offer(this.layer, layers.length ? [["", "all layers"], ...layers.map((name) => [name, label(name)]), ["off", "off"]] : [["off", "not recorded"]], "");
-    this.layer.title = layers.length ? "where the edit's target looks" : HINT.attention;
+    this.layer.title = layers.length ? "where the marked pixel looks if it is edited, else where the edit's target does" : HINT.attention;
     for (const name of ["source", "answer"]) {
       this.toggles[name].hidden = !deck.images[name];
       this.wipeOf.querySelector(`[value=${name}]`).disabled = !deck.images[name];
@@ -116,7 +116,8 @@ class Board {
     this.preview.element.hidden = !model.get("extent").length;
     this.wipeSlider.hidden = !this.wipes;
     this.wipeSlider.value = this.wipe;
-    this.looks = now && this.layer.value !== "off" ? looksOf(now.looks, this.layer.value) : null;
+    this.gaze = this.layer.value === "off" ? null : gazeOf(deck, this.layer.value);
+    this.looks = this.gaze && (this.gaze.own ?? this.gaze.mean);
     this.showReferences();
 
     const names = reel.terms;
@@ -130,7 +131,7 @@ class Board {
     }
     this.panels.concat(this.references).forEach((panel) => { if (panel.shown) panel.view.repaint(); });
     this.read.setAttribute("aria-live", deck.playing ? "off" : "polite");
-    this.read.textContent = reading(deck, this.looks, +this.channel.value, this.extent);
+    this.read.textContent = reading(deck, this.gaze, +this.channel.value, this.extent);
   }
 
   /** A legend's entry: its colour, its name, and whether it is drawn. */
@@ -200,7 +201,8 @@ class Board {
     if (!image) return;
     this.source.view.drawImage(pen, image.bitmap);
     const map = this.looks?.[1];
-    this.source.caption.textContent = map ? "source, where the target looks" : "source";
+    const whose = this.gaze?.own ? `pixel (${this.deck.pin.join(", ")}) looks` : "the target looks";
+    this.source.caption.textContent = map ? `source, where ${whose}` : "source";
     this.overlay(this.source, pen, map);
   }
 

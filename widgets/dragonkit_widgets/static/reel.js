@@ -1,14 +1,16 @@
 // The steps of a run as Python packed them (reel.py), unpacked once and their pictures decoded ahead.
 
+const CELLS = 16; // whose attention is remembered, half a megabyte each with the bundled model
+
 class Reel {
-  constructor(changed) { Object.assign(this, { changed, film: -1, steps: [] }); }
+  constructor(changed) { Object.assign(this, { changed, film: -1, steps: [], gazes: new Map() }); }
 
   get count() { return this.steps.length; }
 
   /** Forget what is there and take another run. */
   begin(film, blocks = [], wanted = -1) {
     for (const step of this.steps) step?.picture?.close();
-    Object.assign(this, { film, steps: [] });
+    Object.assign(this, { film, steps: [], gazes: new Map() });
     this.take(0, blocks, wanted);
   }
 
@@ -43,6 +45,28 @@ class Reel {
   /** Names of all layers whose attention was recorded. */
   get layers() { return [...new Set(this.steps.flatMap((step) => Object.keys(step?.looks ?? {})))]; }
 
+  /** The cell of the finest attention layer that a pixel lies in: pixels of one cell look alike. */
+  cellOf(pin, width) {
+    const fine = this.steps.flatMap((step) => Object.values(step?.grids ?? {})).reduce((a, b) => (b.w > a.w ? b : a), { w: 0 });
+    return fine.w ? cellAt(fine, width, pin) : -1;
+  }
+
+  /** At how many steps it is known where a cell looks. */
+  known(cell) { return this.gazes.get(cell)?.length ?? 0; }
+
+  /** Take what Python says of a cell, step by step; cells that were asked for long ago are forgotten. */
+  hear(cell, first, blocks) {
+    const steps = this.gazes.get(cell) ?? [];
+    blocks.forEach((block, k) => { steps[first + k] ??= unpacked(block).step.looks; });
+    this.gazes.delete(cell);
+    this.gazes.set(cell, steps);
+    if (this.gazes.size > CELLS) this.gazes.delete(this.gazes.keys().next().value);
+    this.changed();
+  }
+
+  /** Where a cell looks at step k, as step.looks: {} if it was not observed, undefined if that is not known yet. */
+  gazeOf(cell, k) { return this.gazes.get(cell)?.[k]; }
+
   /** The largest magnitude of a gradient view over all steps. */
   most(channel) {
     return Math.max(0, ...this.steps.flatMap((step) => (step?.grad ? [peak(channelOf(step.grad, channel).values)] : [])));
@@ -65,9 +89,10 @@ function unpacked(block) {
   const head = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
   const part = (place) => bytes.slice(4 + length + place.start, 4 + length + place.start + place.length);
   const numbers = (place) => Float32Array.from(new Int16Array(part(place).buffer)).map((v) => v * place.scale);
-  const step = { ...head, looks: {} };
+  const step = { ...head, looks: {}, grids: {} }; // of where it looks, and of what looks
   if (head.grad) later(step, "grad", () => ({ values: numbers(head.grad), shape: head.grad.shape }));
   for (const [name, place] of Object.entries(head.looks)) {
+    step.grids[name] = { h: place.shapes[0][0], w: place.shapes[0][1] };
     later(step.looks, name, () => {
       const all = numbers(place);
       let start = 0;
