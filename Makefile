@@ -12,7 +12,7 @@ WORKERS ?= 2
 NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lint format lab bench notebooks clean
+.PHONY: help setup demo test browser lint format lab bench notebooks docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "dragonkit needs Python 3.11 or newer: install it, or name it with make PYTHON=..." >&2; exit 1; }
 	@echo "Installing into $(VENV) with $(PYTHON): once, some minutes."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks,test,browser]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks,test,docs,browser]'
 	@touch $@
 
 demo: $(READY) ## move an object in a bundled picture; writes out/demo/
@@ -57,6 +57,10 @@ bench: $(READY) ## score the move edit on 32 test scenes; writes out/bench/move.
 
 notebooks: $(READY) ## run the notebooks again and store their outputs, cleaned
 	@$(BIN)/python tests/notebooks/execute.py $(NOTEBOOKS)
+
+docs: $(READY) ## the book, from the notebooks and the docstrings; writes out/book/index.html
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -c notebooks/book . out/book
+	@cp notebooks/book/redirect.html out/book/index.html
 
 clean: ## remove what the tools left behind; keeps .venv and out/
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

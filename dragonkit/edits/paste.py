@@ -20,6 +20,9 @@ from dragonkit.regions import Frame, Placement, flat
 class Paste(Edit):
     """Put an object of a reference image into the edited one.
 
+    The prompt of the run should say what the result shows, the pasted object too: a prompt that knows of another object
+    only tends to give that one's look to what is pasted.
+
     Args:
         reference: another image, of any size, see :func:`dragonkit.regions.as_image`.
         reference_mask: the object in it, of its size.

@@ -42,25 +42,26 @@ def overview(task: Task, result: Result, report: Report) -> Figure:
     figure = Figure(figsize=(4.2 * panels, 5.15), dpi=110, layout="constrained")
     before, *middle, energies = figure.subplots(1, panels)
 
-    _picture(before, task.picture, "before")
+    draw_picture(before, task.picture, "before")
     frame = Frame(task.picture.height, task.picture.width)
     for one in task.edits:
-        _marks(before, one, frame)
+        draw_marks(before, one, frame)
     for axes, reference in zip(middle, references, strict=False):
-        _picture(axes, reference.image.permute(1, 2, 0).cpu().numpy(), "reference")
+        draw_picture(axes, reference.image.permute(1, 2, 0).cpu().numpy(), "reference")
         _outline(axes, reference.mask, OLD)
         axes.set_xlabel(reference.prompt)
     edited, *answer = middle[len(references) :]
-    _picture(edited, result.image, "edit")
+    draw_picture(edited, result.image, "edit")
     edited.set_xlabel("\n".join(_facts(report)))
     if task.truth:
-        _picture(answer[0], task.truth.image.permute(1, 2, 0).numpy(), "exact answer")
+        draw_picture(answer[0], task.truth.image.permute(1, 2, 0).numpy(), "exact answer")
     _energies(energies, report.energies)
     figure.suptitle(task.prompt, fontsize=13)
     return figure
 
 
-def _picture(axes: Axes, picture: Any, title: str) -> None:
+def draw_picture(axes: Axes, picture: Any, title: str) -> None:
+    """Draw an image (H, W, 3), a mask or a map (H, W) under its title, without ticks."""
     axes.imshow(picture, cmap="gray" if str(getattr(picture, "dtype", "")) == "torch.bool" else "viridis")
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=13)
@@ -69,7 +70,7 @@ def _picture(axes: Axes, picture: Any, title: str) -> None:
         spine.set_visible(False)
 
 
-def _marks(axes: Axes, edit: Edit, frame: Frame) -> None:
+def draw_marks(axes: Axes, edit: Edit, frame: Frame) -> None:
     """Outlines of where things are and shall be, and arrows from there to there."""
     if isinstance(edit, Drag):
         if edit.mask is not None:
@@ -157,5 +158,5 @@ def gallery(pictures: Mapping[str, Any], columns: int = 5) -> Figure:
             axes.set_visible(False)
             continue
         picture = pictures[name]
-        _picture(axes, picture.permute(1, 2, 0) if getattr(picture, "ndim", 0) == 3 else picture, name)
+        draw_picture(axes, picture.permute(1, 2, 0) if getattr(picture, "ndim", 0) == 3 else picture, name)
     return figure

@@ -67,7 +67,7 @@ def object_size(result: Tensor, answer: Tensor, target: Tensor, plate: Tensor, r
 
 
 def size_error(result: Tensor, answer: Tensor, target: Tensor, plate: Tensor, reach: int = REACH) -> float:
-    """Relative error |s - 1| of the object's size; see `object_size`."""
+    """Relative error ``|s - 1|`` of the object's size; see :func:`object_size`."""
     return abs(object_size(result, answer, target, plate, reach) - 1)
 
 
@@ -95,7 +95,7 @@ class _Compared:
         self.frame = shifts.transform(torch.ones_like(result[0]))
 
     def least(self, thing: Tensor, share: Tensor) -> float:
-        """Min over d of sum |R - C|^2 - |R - B|^2, multiplied out into products of one weight and one image each."""
+        """Min over d of ``sum |R - C|^2 - |R - B|^2``, multiplied out into products of one weight and one image each."""
         t = self.shifts.transform
         pairs = (
             *zip(t(-2 * share * thing), self.rest, strict=True),

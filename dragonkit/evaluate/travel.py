@@ -108,7 +108,7 @@ class Way:
             result: the edited image, (3, H, W) in [0, 1].
 
         Returns:
-            For each |found - true end| / |true start - true end|: 0 done, 1 not begun, more if it went astray.
+            For each ``|found - true end| / |true start - true end|``: 0 done, 1 not begun, more if it went astray.
 
         Raises:
             InputError: the result is of another size.
