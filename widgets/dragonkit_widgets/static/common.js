@@ -178,8 +178,8 @@ class View {
         fingers.set(event.pointerId, now);
         const [c, d] = [...fingers.values()];
         const apart = (p, q) => Math.hypot(p[0] - q[0], p[1] - q[1]) || 1;
+        this.zoomBy(apart(c, d) / apart(a, b), (a[0] + b[0]) / 2, (a[1] + b[1]) / 2); // first: what is not zoomed cannot be panned
         this.panBy((c[0] + d[0] - a[0] - b[0]) / 2, (c[1] + d[1] - a[1] - b[1]) / 2);
-        this.zoomBy(apart(c, d) / apart(a, b), (c[0] + d[0]) / 2, (c[1] + d[1]) / 2);
       }
     });
     const lift = (event) => { fingers.delete(event.pointerId); if (event.button === 1) panning = null; };

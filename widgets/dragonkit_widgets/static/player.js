@@ -103,7 +103,7 @@ class Board {
     const gradients = reel.steps.find((s) => s?.grad)?.grad.shape[0] ?? 0;
     offer(this.channel, [[-1, "norm"], ...Array.from({ length: gradients }, (_, c) => [c, `channel ${c + 1}`])], "-1");
     const layers = reel.layers;
-    offer(this.layer, layers.length ? [["", "all layers"], ...layers.map((name) => [name, label(name)]), ["off", "off"]] : [["off", "not recorded"]], "");
+    offer(this.layer, layers.length ? [["", "all layers"], ...layers.map((name) => [name, label(name)]), ["off", "off"]] : [["none", "not recorded"]], "");
     this.layer.title = layers.length ? "where the marked pixel looks if it is edited, else where the edit's target does" : HINT.attention;
     for (const name of ["source", "answer"]) {
       this.toggles[name].hidden = !deck.images[name];
