@@ -73,7 +73,7 @@ def test_it_has_the_shape_of_a_lesson(notebook: dict[str, Any]) -> None:
 
 def test_it_asserts_its_numbers_and_checks_an_exercise(code: list[dict[str, Any]]) -> None:
     assert any(re.search(r"^assert ", text(cell), re.MULTILINE) for cell in code)
-    assert any(re.search(r"^check_\w+\(", text(cell), re.MULTILINE) for cell in code)
+    assert len({name for cell in code for name in re.findall(r"\bcheck_\w+(?=\()", text(cell))}) >= 3
 
 
 def test_markdown_pictures_have_alternative_text(notebook: dict[str, Any]) -> None:
@@ -81,6 +81,26 @@ def test_markdown_pictures_have_alternative_text(notebook: dict[str, Any]) -> No
     assert not [
         match for source in markdown for match in re.findall(r"!\[\s*\]\(|<img(?![^>]*\balt=\"[^\"]+\")", source)
     ]
+
+
+def test_pictures_that_cells_show_have_alternative_text(code: list[dict[str, Any]]) -> None:
+    for cell in code:
+        for output in cell["outputs"]:
+            for form in PICTURES & set(output.get("data", {})):
+                assert len(output["metadata"].get(form, {}).get("alt", "").split()) >= 3, text(cell)
+
+
+def test_its_first_cell_says_what_to_expect(notebook: dict[str, Any], path: Path) -> None:
+    first = text(notebook["cells"][0])
+    assert first.startswith(f"# {path.name[:2]} · ")
+    assert f"](images/{path.stem}.png)" in first
+    for promise in ("**You will be able to**", "**Time:**", "(images/colab.svg)", "(images/binder.svg)", "(README.md)"):
+        assert promise in first
+
+
+def test_it_ends_with_limits_and_where_to_go(notebook: dict[str, Any]) -> None:
+    last = [text(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown"][-1]
+    assert re.search(r"^## .*[Ll]imits", last, re.MULTILINE) and ".ipynb)" in last
 
 
 def test_nothing_comes_from_the_network_or_one_machine(notebook: dict[str, Any]) -> None:

@@ -53,7 +53,8 @@ class Face(ABC):
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
-        return {**data, "text/plain": repr(self), "image/png": base64.b64encode(png(self.face())).decode()}, metadata
+        face = {"text/plain": repr(self), "image/png": base64.b64encode(png(self.face())).decode()}
+        return {**data, **face}, {**metadata, "image/png": {"alt": f"the widget {self!r} as a still picture"}}
 
 
 class Base(Face, anywidget.AnyWidget, metaclass=Meta):
