@@ -7,6 +7,30 @@ from playwright.sync_api import Locator, Page
 Spot = tuple[float, float]
 
 
+class Fingers:
+    """Fingers on a touch screen, as the browser itself sees them.
+
+    Args:
+        page: of a context with touch.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self._session = page.context.new_cdp_session(page)
+
+    def put(self, kind: str, *places: Spot) -> None:
+        """One event: "touchStart", "touchMove" or "touchEnd", and where on the page fingers are."""
+        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
+        self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def drag(self, element: Locator, *spots: Spot) -> None:
+        """Go along spots of an element with one finger."""
+        first, *rest = [on(element, spot) for spot in spots]
+        self.put("touchStart", first)
+        for place in rest:
+            self.put("touchMove", place)
+        self.put("touchEnd")
+
+
 def on(element: Locator, spot: Spot) -> Spot:
     """Where on the page a spot of an element is; the element is scrolled into view first."""
     element.scroll_into_view_if_needed()

@@ -1,23 +1,26 @@
-"""How quick the widgets are in a real browser: ``python -m tests.browser.speed [NAME ...]`` prints JSON.
+"""How quick the widgets are in a real browser: ``python -m tests.browser.speed [--json FILE] [NAME ...]`` prints JSON.
 
-A measurement is a function: it takes a notebook, shows a widget in it, and returns numbers in milliseconds.
+A measurement is a function: it takes a notebook, shows a widget in it, and returns numbers, whose names end in their
+units.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from dragonkit.files import whole_file
 from tests.browser.gestures import click
 from tests.browser.notebook import Notebook
 from tests.browser.server import launch_options, serving
+from tests.browser.speed_drawing import drag_an_arrow, opening
 from tests.browser.speed_player import player
 
 Numbers = dict[str, float]
@@ -75,22 +78,42 @@ def summary(name: str, values: tuple[float, ...] | list[float]) -> Numbers:
     return {f"{name}_median_ms": round(statistics.median(values), 2), f"{name}_p90_ms": round(tenths[-1], 2)}
 
 
-MEASUREMENTS: dict[str, Callable[[Notebook], Numbers]] = {"explorer": explorer, "player": player}
+MEASUREMENTS: dict[str, Callable[[Notebook], Numbers]] = {
+    "explorer": explorer,
+    "player": player,
+    "arrow": drag_an_arrow,
+    "opening": opening,
+}
 
 
-def main(names: list[str]) -> None:
-    """Make some of the measurements, or all, and print them."""
+def measure(names: list[str]) -> dict[str, object]:
+    """Make some of the measurements."""
     found: dict[str, object] = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     with tempfile.TemporaryDirectory() as home, serving(Path(home)) as lab, sync_playwright() as play:
         browser = play.chromium.launch(**launch_options())
-        for name in names or MEASUREMENTS:
+        for name in names:
             page = browser.new_page(viewport={"width": 1280, "height": 1400})
             notebook = Notebook(lab.url, lab.root, lab.runtime, page, f"{name}.ipynb")
             found[name] = MEASUREMENTS[name](notebook)
             notebook.close()
             page.close()
-    print(json.dumps(found, indent=1))
+    return found
+
+
+def main() -> None:
+    """Make the measurements that are named, or all, print them, and write them if asked."""
+    parser = argparse.ArgumentParser(prog="python -m tests.browser.speed", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}; default all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write them, whole or not at all")
+    said = parser.parse_args()
+    if unknown := set(said.names) - set(MEASUREMENTS):
+        parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(MEASUREMENTS)}")
+    text = json.dumps(measure(said.names or list(MEASUREMENTS)), indent=1)
+    print(text)
+    if said.json:
+        with whole_file(said.json) as draft:
+            draft.write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.browser.gestures import click, drag, on
+from tests.browser.gestures import Fingers, click, drag, on
 
 CELL = """
 import numpy as np
@@ -299,12 +299,10 @@ def test_all_by_keyboard(notebook):
 def test_fingers(notebook):
     notebook.run(CELL + "s = Sketch(image, brush=10, size=480)\ns")
     canvas = Canvas(notebook)
-    touch = notebook.page.context.new_cdp_session(notebook.page)
+    touch = Fingers(notebook.page)
 
     def fingers(kind, *ats):
-        places = [on(canvas.element, canvas.spot(at)) for at in ats]
-        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
-        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        touch.put(kind, *(on(canvas.element, canvas.spot(at)) for at in ats))
 
     notebook.page.touchscreen.tap(*on(canvas.element, canvas.spot((30, 40))))
     notebook.page.touchscreen.tap(*on(canvas.element, canvas.spot((70, 50))))
@@ -362,6 +360,29 @@ def test_a_large_image_and_two_views(notebook):
     notebook.do("s.mask = within(3, 4, 5, 6)")
     for i in range(2):
         views.nth(i).locator(".dk-read").filter(has_text="Mask: 9 pixels").wait_for()
+
+
+def test_a_slow_segmentation_leaves_kernel_and_canvas_free(notebook):
+    notebook.run(
+        CELL + "import threading\ngo = threading.Event()\n"
+        "def slow(pixels, x, y):\n    go.wait(60)\n    return within(x - 5, y - 5, x + 5, y + 5)\n"
+        "s = MaskPainter(image, segment=slow, tool='segment')\ns"
+    )
+    canvas = Canvas(notebook)
+    canvas.click((30, 30))
+    canvas.read("Segmenting…")
+    assert notebook.python("(1 + 1, bool(s.mask.any()))") == (2, False)
+    canvas.click((100, 60))  # takes the first one's place
+    canvas.press("box")
+    canvas.drag((10, 90), (20, 100))
+    same(notebook, "within(10, 90, 20, 100)")
+    canvas.read("Segmenting…")
+    notebook.do("go.set()")
+    notebook.until("bool(s.mask[60, 100] and s.mask[95, 15])")
+    assert notebook.python("int(s.mask.sum())") in range(221, 244) and not notebook.python("bool(s.mask[30, 30])")
+    canvas.read("Mask: 2")
+    canvas.press("undo")
+    same(notebook, "within(10, 90, 20, 100)")
 
 
 def test_errors_and_a_kernel_that_is_gone(notebook):
