@@ -9,8 +9,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from dragonkit_widgets import GuidancePlayer
-from dragonkit_widgets.reel import EXACT, LEVELS, encoded
 from PIL import Image
 
 from dragonkit.editor import edit
@@ -18,6 +16,9 @@ from dragonkit.edits import Move
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.trace import Look, Record, Trace
+from dragonkit_widgets import GuidancePlayer
+from dragonkit_widgets.reel import EXACT, LEVELS, encoded
+from dragonkit_widgets.still import glow
 from tests.tiny import box, picture, tiny_model
 
 IMAGE = picture(96, 80)
@@ -288,6 +289,29 @@ def test_the_face_shows_the_step_and_its_cursor(trace):
     player.step = 3
     assert not np.array_equal(np.asarray(player.face()), last)
     assert np.asarray(GuidancePlayer().face()).min() < 255  # says that there is nothing yet
+
+
+def test_the_face_shows_where_the_marked_pixel_looks_or_else_the_target(trace):
+    player = GuidancePlayer(trace, IMAGE)
+    player.step = 3
+    faces = []
+    for pin, own in (([], False), ([3, 90], False), ([33, 50], True), ([60, 40], True)):
+        player.pin = pin
+        faces.append(np.asarray(player.face()))
+        looks = list(trace.attention[3].values())
+        looks = [look.of(tuple(pin), (80, 96)) for look in looks] if own else looks
+        picture_of = np.asarray(glow(player.source, looks))
+        assert any(np.array_equal(faces[-1][18 : 18 + 96, x : x + 80], picture_of) for x in range(200))
+    assert np.array_equal(faces[0], faces[1]) and len({face.tobytes() for face in faces}) == 3
+
+
+def test_a_glow_is_bright_where_it_is_looked_at():
+    weights = torch.zeros(256 + 256)
+    weights[256 + 5 * 16 + 3] = 1  # the source's cell whose middle is (27.5, 43.5)
+    shown = np.asarray(glow(Image.new("RGB", (100, 70), "white"), [Look(weights, ((16, 16), (16, 16)))])).astype(int)
+    assert shown.shape == (70, 100, 3)
+    assert np.abs(shown[43, 27] - (0.25 * 255 + 0.75 * np.array([253, 231, 37]))).max() < 12  # viridis' last
+    assert np.abs(shown[10, 80] - (0.65 * 255 + 0.35 * np.array([68, 1, 84]))).max() <= 1  # and first
 
 
 def test_pictures_are_exact_while_small_and_never_larger_than_asked():

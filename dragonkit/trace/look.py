@@ -99,12 +99,27 @@ class Look:
         (x, y), (width, height), (h, w) = xy, size, self.shapes[0]
         if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
             raise InputError(f"point ({x:g}, {y:g}) is off the {width}x{height} image: move it in")
-        # The padded picture is less than twice as large, and a power of two as large as its grid.
-        side, other = (2 ** math.ceil(math.log2(pixels / cells)) for pixels, cells in ((width, w), (height, h)))
-        if side != other:
-            raise InputError(f"size is {width}x{height}, which no grid of {w}x{h} cells covers: give the image's size")
+        side = cell_side(size, self.shapes[0])
         column, row = (min(int((v + 0.5) // side), n - 1) for v, n in ((x, w), (y, h)))
         return self.at(row * w + column)
+
+
+def cell_side(size: tuple[int, int], shape: tuple[int, int]) -> int:
+    """Pixels a cell of attention's grids is wide and high.
+
+    Args:
+        size: (width, height) of the picture before it was padded.
+        shape: (h, w) of the grid.
+
+    Raises:
+        InputError: the grid is not one of such a picture.
+    """
+    # The padded picture is less than twice as large, and a power of two as large as its grid.
+    wide, high = (2 ** math.ceil(math.log2(pixels / cells)) for pixels, cells in zip(size, shape[::-1], strict=True))
+    if wide != high:
+        given, grid = "x".join(map(str, size)), "x".join(map(str, shape[::-1]))
+        raise InputError(f"size is {given}, which no grid of {grid} cells covers: give the image's size")
+    return wide
 
 
 def spread(weights: Tensor, tokens: Tensor, shapes: Shapes) -> Tensor:

@@ -14,7 +14,7 @@ from dragonkit.trace import Trace
 from dragonkit_widgets.assets import module, styles
 from dragonkit_widgets.base import Base, picture
 from dragonkit_widgets.reel import blocks, encoded, gazes
-from dragonkit_widgets.still import still
+from dragonkit_widgets.still import glow, still
 
 
 class GuidancePlayer(Base):
@@ -150,12 +150,28 @@ class GuidancePlayer(Base):
         self.show(None)
 
     def face(self) -> Image.Image:
-        """Source, the predicted image at the step shown, the answer, and the energies."""
+        """Source, the predicted image at the step shown, the answer, where the edit looks, and the energies."""
         before = [k for k in self._frames if k <= self.step]
         newest = self._frames[max(before)] if before else None
-        shown = {"source": self.source, f"step {self.step}": newest, "answer": self.answer}
+        shown = {"source": self.source, f"step {self.step}": newest, "answer": self.answer} | self._looked_at()
         energies = self.trace.energies if self.trace is not None else {}
         return still({name: image for name, image in shown.items() if image is not None}, energies, self.step)
+
+    def _looked_at(self) -> dict[str, Image.Image]:
+        """By title, the source under the marked pixel's attention, or else the target's; nothing if there is none."""
+        looks = self.trace.attention[self.step] if self.trace is not None and len(self.trace) else {}
+        if self.source is None or not looks:
+            return {}
+        pin = self._inside(self.pin) if self.pin else None
+        single = [look.of(pin, self.source.size) for look in looks.values()] if pin else []
+        own = [look for look in single if look is not None]
+        whose = f"where ({pin[0]}, {pin[1]}) looks" if pin and own else "where the target looks"
+        return {whose: glow(self.source, own or list(looks.values()))}
+
+    def _inside(self, pin: Sequence[int]) -> tuple[int, int]:
+        """A pixel, moved into the picture."""
+        x, y = (min(max(v, 0), n - 1) for v, n in zip(pin, self.extent, strict=True))
+        return x, y
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Take what the browser says; it may speak of a run that has just been replaced."""
@@ -193,9 +209,8 @@ class GuidancePlayer(Base):
                 count = content.get("count") if content.get("film") == self.film else 0
                 self._answer("blocks", count if _is_count(count) else 0, lambda steps: self._blocks[steps.start :])
             case {"kind": "look", "film": self.film, "pin": [int(x), int(y)], "first": first}:
-                trace, (width, height) = self.trace, self.extent or (0, 0)
-                pin, size = (min(max(x, 0), width - 1), min(max(y, 0), height - 1)), (width, height)
-                if trace is not None and width and _is_count(first):
+                if (trace := self.trace) is not None and self.extent and _is_count(first):
+                    pin, size = self._inside([x, y]), (self.extent[0], self.extent[1])
                     self._answer("looks", first, lambda steps: list(gazes(trace, steps, pin, size)), pin=[x, y])
 
     def _answer(self, kind: str, first: int, made: Callable[[range], list[bytes]], **more: Any) -> None:

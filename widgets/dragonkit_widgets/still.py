@@ -1,11 +1,15 @@
-"""The still picture of a GuidancePlayer: pictures in a row, and the energies below as curves."""
+"""The still picture of a GuidancePlayer: pictures in a row, where the edit looks, and the energies below as curves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw
+
+from dragonkit.trace import Look
+from dragonkit.trace.look import cell_side
 
 INK, DIM, PAPER = "#212121", "#757575", "white"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: told apart by all eyes
@@ -37,6 +41,27 @@ def still(pictures: Mapping[str, Image.Image], energies: Mapping[str, Sequence[f
     if curves:
         _curves(pen, (GAP, top + LINE + GAP, width - GAP, paper.height - GAP), curves, step)
     return paper
+
+
+def glow(source: Image.Image, looks: Sequence[Look]) -> Image.Image:
+    """The source image under the attention that goes to it, the mean over layers: what is not looked at is darkened.
+
+    Args:
+        source: of the edited image's size.
+        looks: one or more layers'.
+    """
+    import matplotlib
+
+    density = np.zeros(source.size[::-1])
+    for look in looks:
+        (h, w), side = look.source.shape, cell_side(source.size, look.shapes[1])
+        cells = Image.fromarray(look.source.float().cpu().numpy() / side**2)
+        fine = cells.resize((w * side, h * side), Image.Resampling.BILINEAR)
+        density += np.asarray(fine)[: source.height, : source.width]
+    part = (density / (density.max() or 1))[..., None]
+    colour, opacity = matplotlib.colormaps["viridis"](part[..., 0])[..., :3] * 255, 0.35 + 0.4 * part
+    mixed = opacity * colour + (1 - opacity) * np.asarray(source)
+    return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def _curves(
