@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import dragonkit as dk
 from dragonkit.cli import _parser, main

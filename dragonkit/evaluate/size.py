@@ -95,7 +95,7 @@ class _Compared:
         self.frame = shifts.transform(torch.ones_like(result[0]))
 
     def least(self, thing: Tensor, share: Tensor) -> float:
-        """Min over d of ``sum |R - C|^2 - |R - B|^2``, multiplied out into products of one weight and one image each."""
+        """Min over d of ``sum |R - C|^2 - |R - B|^2``, as products of one weight and one image each."""
         t = self.shifts.transform
         pairs = (
             *zip(t(-2 * share * thing), self.rest, strict=True),

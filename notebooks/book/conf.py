@@ -1,16 +1,11 @@
-"""The book: ``make docs`` builds it from the notebooks as they are stored, the index, the glossary and the docstrings."""
+"""The book: ``make docs`` builds it from the notebooks as they are stored, the glossary and the docstrings."""
 
 import html
 import importlib.metadata
-import os
 import re
-import sys
-from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 project = "dragonkit"
 author = copyright = "dragonkit maintainers"
