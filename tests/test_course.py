@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import pkgutil
 import re
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -99,6 +101,11 @@ def test_a_picture_is_shown_with_its_words():
         assert data["image/png"].startswith(b"\x89PNG") and data["text/plain"] == "[something that is seen]"
         assert metadata == {"image/png": {"alt": "something that is seen"}}
     assert show(red, "a red square").image.getpixel((4, 4)) == (200, 0, 0)
+    busy = torch.rand(3, 64, 640, generator=torch.Generator().manual_seed(0))
+    busy[:, :8, :8] = torch.tensor([0.96, 0.86, 0.16])[:, None, None]
+    stored = show(busy, "a small yellow square in noise")._repr_mimebundle_()[0]["image/png"]
+    corner = Image.open(io.BytesIO(stored)).convert("RGB").getpixel((4, 4))
+    assert max(abs(a - 255 * b) for a, b in zip(corner, (0.96, 0.86, 0.16), strict=True)) < 26
     for alt in ("", "figure", None):
         with pytest.raises(InputError, match="alt is"):
             show(red, alt)

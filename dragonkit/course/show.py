@@ -31,7 +31,9 @@ class Shown:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         file = io.BytesIO()
-        self.image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        # The palette covers all colours, not the frequent ones alone: a yellow hat shall not turn orange.
+        method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+        self.image.convert("RGB").quantize(COLOURS, method, kmeans=3, dither=dither).save(file, "PNG", optimize=True)
         return {"image/png": file.getvalue(), "text/plain": repr(self)}, {"image/png": {"alt": self.alt}}
 
     def __repr__(self) -> str:

@@ -19,7 +19,8 @@ def thumbnail(path: Path, number: int) -> Path:
     image = Image.open(io.BytesIO(base64.b64decode(found[-1]))).convert("RGB")
     image.thumbnail((720, 720), Image.Resampling.LANCZOS)
     target = path.parent / "images" / f"{path.stem}.png"
-    image.quantize(256).save(target, optimize=True)
+    # As dragonkit.course.show stores it: rare colours stay what they are.
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(target, optimize=True)
     return target
 
 
