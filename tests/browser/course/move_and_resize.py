@@ -1,0 +1,27 @@
+"""A person in notebook 05 rubs the hat out of the mask, and takes that back."""
+
+from __future__ import annotations
+
+from tests.browser.gestures import drag
+from tests.browser.notebook import Notebook
+
+LEFT = "int((on_grid(case.mask & ~torch.from_numpy(painter.mask)) & ~m_gen).sum())"
+
+
+def use(notebook: Notebook) -> None:
+    painter = notebook.page.locator(".dk-sketch").first
+    painter.scroll_into_view_if_needed()
+    canvas = painter.locator("canvas").first
+    canvas.wait_for(state="visible")
+    whole = notebook.python("int(painter.mask.sum())")
+    assert whole == notebook.python("int(case.mask.sum())") and notebook.python(LEFT) == 0
+    box = canvas.bounding_box()
+    assert box is not None
+    scale = box["width"] / 256
+    painter.locator("[data-tool=eraser]").first.click()
+    drag(notebook.page, canvas, *(((x + 0.5) * scale, (y + 0.5) * scale) for x, y in ((66, 92), (100, 96))))
+    notebook.until(f"int(painter.mask.sum()) < {whole} - 100")
+    assert notebook.python(LEFT) > 5
+    assert not notebook.python("bool(painter.mask[90:98, 78:90].any())"), "the rim of the hat is rubbed out"
+    painter.locator("[data-do=undo]").first.click()
+    notebook.until("int(painter.mask.sum())", whole)
