@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 import dragonkit as dk
+from dragonkit.edits import Edit
+from dragonkit.energy import Term, attract, similarity
 from dragonkit.errors import InputError, NonFiniteError
 from dragonkit.guidance import KINDS, PRESETS, Guidance
 from dragonkit.history import History, Node
@@ -23,7 +25,7 @@ from dragonkit.world import counterfactual
 from dragonkit_widgets.advanced import Advanced
 from dragonkit_widgets.chooser import Chooser
 from dragonkit_widgets.compare import Compare
-from dragonkit_widgets.drawing import HINTS, Drawing
+from dragonkit_widgets.drawing import HINTS, Drawing, Kind
 from dragonkit_widgets.notice import Notice, Snippet
 from dragonkit_widgets.opener import Opener
 from dragonkit_widgets.recipe import recipe
@@ -374,6 +376,66 @@ def test_every_other_kind_runs(kind):
     made.run()
     assert made.wait(60) and made.status.text.startswith("done"), made.status.text
     assert made.session.current.edit.kind in (kind, "move")
+
+
+class Keep(Edit):
+    """An edit that is none of the kit's: everything stays."""
+
+    kind = "drag"
+
+    def terms(self, f, m, w):
+        yield Term("keep", attract(similarity(f.gen, f.gud), w.w_content))
+
+
+def test_an_edit_of_ones_own_runs_and_is_gone_back_from(tmp_path):
+    made = studio(
+        kinds={
+            "keep": Kind(build=lambda drawn: Keep() if drawn.painted.any() else Keep(), hint="Paint.", guided="drag")
+        }
+    )
+    made.kind = "keep"
+    assert made.advanced.kind == "drag" and made._bench.hint.value == "Paint." and made._bench.snippet.code == ""
+    made.run()
+    assert made.status.error and "nothing is painted" in made.status.text
+    made.sketch.mask = MASK
+    assert isinstance(made.edit, Keep)
+    made.advanced.controls["steps"].value = 3
+    made.run()
+    assert made.wait(60) and made.status.text.startswith("done"), made.status.text
+    alone = dk.edit(
+        tiny_model(), to_pil(picture()), Keep(), PROMPT, guidance=made.session.current.guidance, progress=False
+    )
+    assert bits(made.image) == bits(alone.image) and made.result.trace.energies.keys() == {"keep"}
+    with pytest.raises(InputError, match="type Keep cannot be written"):
+        made.save(tmp_path / "edit")
+    assert not list(tmp_path.iterdir())
+    made.strip._told(made.strip, {"act": "undo"}, [])
+    assert bits(made.image) == bits(to_pil(picture())) and not made.status.error
+    made.kind = "move"
+    assert made.advanced.kind == "move" and made._bench.hint.value == HINTS["move"]
+
+
+def test_an_edit_of_ones_own_has_no_answer_that_is_a_moves():
+    case = counterfactual("move", 3, split="train", size=128)
+    made = studio(kinds={"keep": Kind(build=lambda drawn: Keep(), hint="Paint.")})
+    made.begin(Picture(to_pil(case.before.image), case.prompt, case=case))
+    assert made._workshop.coming(case.edit) is not None and made._workshop.coming(Keep()) is None
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ({"move": Kind(build=lambda drawn: Keep(), hint="")}, "a kind is called 'move'"),
+        ({"": Kind(build=lambda drawn: Keep(), hint="")}, "a kind is called ''"),
+        ({"keep": Keep}, "kind 'keep' is a"),
+    ],
+)
+def test_kinds_that_cannot_be_offered_are_refused(kinds, said):
+    with pytest.raises(InputError, match=said):
+        studio(kinds=kinds)
+    for wrong in ({"build": Keep(), "hint": ""}, {"build": Keep, "hint": "", "guided": "keep"}):
+        with pytest.raises(InputError):
+            Kind(**wrong)
 
 
 def test_stop_ends_a_run_within_one_step_and_another_can_follow():

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets
 from PIL import Image
 
+from dragonkit.edits import Edit
 from dragonkit.guidance import Guidance
 from dragonkit_widgets.advanced import Advanced
 from dragonkit_widgets.assets import styles
 from dragonkit_widgets.chooser import Chooser
 from dragonkit_widgets.compare import Compare
-from dragonkit_widgets.drawing import HINTS, REFERRED, SCALED, TURNED, Drawing
+from dragonkit_widgets.drawing import HINTS, REFERRED, SCALED, TURNED, Drawing, Kind, check_kinds
 from dragonkit_widgets.notice import Notice, Snippet
 from dragonkit_widgets.player import GuidancePlayer
 from dragonkit_widgets.sketch import MaskPainter, Sketch
@@ -36,14 +37,19 @@ class Bench:
         image: to draw on.
         preset: of the guidance.
         size: of the canvases' longer side, CSS pixels.
+        kinds: of edit, by name, beside those of the kit.
+
+    Raises:
+        InputError: a kind cannot be one.
     """
 
-    def __init__(self, image: Image.Image, preset: str, size: int) -> None:
-        self._size = size
+    def __init__(self, image: Image.Image, preset: str, size: int, kinds: Mapping[str, Kind]) -> None:
+        check_kinds(kinds)
+        self._size, self._kinds = size, dict(kinds)
         self.sketch = Sketch(image, size=size)
         self.reference = MaskPainter(Image.new("RGB", (256, 256), (200, 200, 200)), size=size)
         self._referred: Picture | None = None
-        self.kind = ipywidgets.ToggleButtons(options=list(HINTS), style={"button_width": "100px"})
+        self.kind = ipywidgets.ToggleButtons(options=[*HINTS, *kinds], style={"button_width": "100px"})
         self.hint = ipywidgets.Label()
         self.hint.add_class("dk-studio-hint")
         self.prompt = ipywidgets.Text(
@@ -138,6 +144,16 @@ class Bench:
             known["reference_mask"] = self.reference.mask
         return Drawing(**known)
 
+    @property
+    def edit(self) -> Edit:
+        """What is drawn, as an edit.
+
+        Raises:
+            InputError: something is missing; the message says what to draw.
+        """
+        own = self._kinds.get(self.kind.value)
+        return own.build(self.drawing) if own else self.drawing.edit
+
     def draw(self, drawing: Drawing) -> None:
         """Put a drawing on the canvases and sliders; a kind of edit that changes brings its preset."""
         self.kind.value = drawing.kind
@@ -164,13 +180,14 @@ class Bench:
             self.advanced.guidance = guidance
 
     def _switch(self) -> None:
-        kind = self.kind.value
-        self.hint.value = HINTS[kind]
+        kind, own = self.kind.value, self._kinds.get(self.kind.value)
+        self.hint.value = own.hint if own else HINTS[kind]
         self.scale.layout.display = "" if kind in SCALED else "none"
         self.angle.layout.display = "" if kind in TURNED else "none"
         self._second.layout.display = "" if kind in REFERRED else "none"
-        if self.advanced.kind != kind:
-            self.advanced.reset(kind)
+        guided = own.guided if own else kind
+        if self.advanced.kind != guided:
+            self.advanced.reset(guided)
 
 
 def _slider(name: str, value: float, low: float, high: float, step: float, about: str) -> ipywidgets.FloatSlider:

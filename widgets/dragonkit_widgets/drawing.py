@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Resize, Rotate
 from dragonkit.edits.move import centre
 from dragonkit.errors import InputError
 from dragonkit.film import to_pil
+from dragonkit.guidance import KINDS
 
 Arrow = tuple[float, float, float, float]
 """(x0, y0, x1, y1), pixels: from there to there."""
@@ -86,10 +88,30 @@ class Drawing:
             return cls(**known, reference_prompt=ref.prompt)
         return None
 
-    def _object(self) -> np.ndarray:
+    @property
+    def painted(self) -> np.ndarray:
+        """The mask.
+
+        Raises:
+            InputError: nothing is painted.
+        """
         if self.mask is None or not self.mask.any():
             raise InputError("nothing is painted: paint the object with the brush, a box or the lasso")
         return self.mask
+
+    def arrow(self, what: str) -> Arrow:
+        """The only arrow.
+
+        Args:
+            what: to do, if there is none or another number of them.
+
+        Raises:
+            InputError: so it is.
+        """
+        if len(self.points) != 1:
+            found = f"{len(self.points)} are" if self.points else "none is"
+            raise InputError(f"{found} drawn: {what}")
+        return self.points[0]
 
     def _theirs(self) -> tuple[Image.Image, np.ndarray]:
         if self.reference is None:
@@ -98,42 +120,74 @@ class Drawing:
             raise InputError("nothing is painted in the reference: paint the object there")
         return self.reference, self.reference_mask
 
-    def _one(self, what: str) -> Arrow:
-        if len(self.points) != 1:
-            found = f"{len(self.points)} are" if self.points else "none is"
-            raise InputError(f"{found} drawn: {what}")
-        return self.points[0]
-
     def _arrows(self) -> list[Arrow]:
         if not self.points:
             raise InputError("no arrow is drawn: drag one from a point to where it goes")
         return list(self.points)
 
     def _move(self) -> Edit:
-        mask = self._object()
+        mask = self.painted
         still = self.scale == 1 and self.angle == 0
         if not self.points and not still:
             return Move(mask, scale=self.scale, angle=self.angle)
-        x0, y0, x1, y1 = self._one("drag one arrow from the object to where it goes")
+        x0, y0, x1, y1 = self.arrow("drag one arrow from the object to where it goes")
         return Move(mask, by=(x1 - x0, y1 - y0), scale=self.scale, angle=self.angle)
 
     def _resize(self) -> Edit:
         if self.scale == 1:
             raise InputError("scale is 1, which changes nothing: set the scale")
-        return Resize(self._object(), self.scale)
+        return Resize(self.painted, self.scale)
 
     def _rotate(self) -> Edit:
-        return Rotate(self._arrows(), self._object())
+        return Rotate(self._arrows(), self.painted)
 
     def _drag(self) -> Edit:
         painted = self.mask is not None and self.mask.any()
         return Drag(self._arrows(), self.mask if painted else None)
 
     def _appearance(self) -> Edit:
-        mask, (reference, theirs) = self._object(), self._theirs()
+        mask, (reference, theirs) = self.painted, self._theirs()
         return Appearance(mask, reference, theirs, self.reference_prompt)
 
     def _paste(self) -> Edit:
-        *_, x, y = self._one("click the one spot where the object's centre goes")
+        *_, x, y = self.arrow("click the one spot where the object's centre goes")
         reference, theirs = self._theirs()
         return Paste(reference, theirs, (x, y), self.scale, self.reference_prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of edit of one's own that the studio shall offer.
+
+    Args:
+        build: from what is drawn to the edit; what is missing it says by an :class:`dragonkit.InputError`, as
+            :attr:`Drawing.painted` and :meth:`Drawing.arrow` do.
+        hint: what to draw.
+        guided: the kind, of :data:`dragonkit.guidance.KINDS`, with whose presets it begins.
+
+    Raises:
+        InputError: a value is not usable.
+    """
+
+    build: Callable[[Drawing], Edit]
+    hint: str
+    guided: str = "move"
+
+    def __post_init__(self) -> None:
+        if not callable(self.build):
+            raise InputError(f"build is {self.build!r}: give a function from a Drawing to an edit")
+        if self.guided not in KINDS:
+            raise InputError(f"guided is {self.guided!r}: choose from {', '.join(KINDS)}")
+
+
+def check_kinds(kinds: Any) -> None:
+    """Refuse kinds of edit that cannot stand beside those in ``HINTS``.
+
+    Raises:
+        InputError: a name is taken or empty, or what it names is no :class:`Kind`.
+    """
+    for name, kind in dict(kinds).items():
+        if not isinstance(name, str) or not name or name in HINTS:
+            raise InputError(f"a kind is called {name!r}: give it a name that is none of {', '.join(HINTS)}")
+        if not isinstance(kind, Kind):
+            raise InputError(f"kind {name!r} is a {type(kind).__name__}: give a Kind(build=..., hint=...)")

@@ -49,7 +49,7 @@ class Panel(Face, ipywidgets.VBox, metaclass=Meta):
 
     @property
     def kind(self) -> str:
-        """Of the edit: "move", "resize", "rotate", "appearance", "drag" or "paste"; settable."""
+        """Of the edit: "move", "resize", "rotate", "appearance", "drag", "paste" or one of one's own; settable."""
         return self._bench.kind.value
 
     @kind.setter
@@ -83,7 +83,7 @@ class Panel(Face, ipywidgets.VBox, metaclass=Meta):
         Raises:
             InputError: something is missing; the message says what to draw.
         """
-        return self.drawing.edit
+        return self._bench.edit
 
     @property
     def guidance(self) -> Guidance:

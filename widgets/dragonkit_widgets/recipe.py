@@ -12,7 +12,7 @@ from torch import Tensor
 from dragonkit.edits import Edit
 from dragonkit.generation import Origin
 from dragonkit.guidance import KINDS, PRESETS, Guidance
-from dragonkit.spec import EDITS
+from dragonkit.spec.edits import edit_spec, flat
 
 PICTURES = ("mask", "reference", "reference_mask")
 """What of an edit stands in files."""
@@ -38,8 +38,11 @@ def recipe(
         preset: name of the preset whose differences to ``guidance`` are written out.
         folder: where the pictures are.
         origin: what the picture was generated from, if the edit goes along its path; else it is read from a file.
+
+    Raises:
+        InputError: an edit is of a kind that has no code: one that is not of this kit.
     """
-    calls = [_call(edit, number) for number, edit in enumerate(edits, start=1)]
+    calls = [_call(edit, number) for number, edit in enumerate(flat(list(edits)), start=1)]
     task = calls[0] if len(calls) == 1 else "[\n    " + ",\n    ".join(calls) + ",\n]"
     lines = [
         "from pathlib import Path",
@@ -65,7 +68,7 @@ def _call(edit: Edit, number: int) -> str:
     def put(name: str, picture: Tensor) -> str:
         return f"{name}.png" if number == 1 else f"{name}-{number}.png"
 
-    said = EDITS[type(edit)].of(edit, put)
+    said = edit_spec(edit, put)
     values: dict[str, Any] = {name: getattr(said, name) for name in type(said).model_fields if name != "kind"}
     shown = {
         name: f'Image.open(folder / "{value}")' if name in PICTURES and value is not None else repr(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from dragonkit.result import Result
 from dragonkit.session import Session
 from dragonkit.trace import Record, Trace
 from dragonkit_widgets.bench import Bench
-from dragonkit_widgets.drawing import Drawing
+from dragonkit_widgets.drawing import Drawing, Kind
 from dragonkit_widgets.panel import Panel
 from dragonkit_widgets.sources import Picture, example, examples, given
 from dragonkit_widgets.worker import explained
@@ -43,6 +43,8 @@ class EditStudio(Panel):
         prompt: what the image shows.
         session: a history to go on with, instead of an image.
         size: of the canvases' longer side, CSS pixels.
+        kinds: edits of one's own by name, see :class:`dragonkit_widgets.Kind`. They run, and stand in the history, like
+            all others; files and code know the kit's own kinds only.
 
     Attributes:
         sketch: where to draw: its ``mask`` and ``points`` can be set.
@@ -63,6 +65,7 @@ class EditStudio(Panel):
         prompt: str = "",
         session: Session | None = None,
         size: int = 420,
+        kinds: Mapping[str, Kind] | None = None,
     ) -> None:
         if session is not None and image is not None:
             raise InputError("image and session are both given: a session has its picture already, give one of the two")
@@ -73,7 +76,7 @@ class EditStudio(Panel):
             self._workshop.resume(session)
         else:
             self._workshop.begin(example(examples()[0]) if image is None else given(image, prompt))
-        bench = Bench(self._workshop.session.image, self._workshop.preset, size)
+        bench = Bench(self._workshop.session.image, self._workshop.preset, size, kinds or {})
         super().__init__(self._workshop, bench, bench.laid_out(self._choose, self._generate))
         self._wire()
         self._show()

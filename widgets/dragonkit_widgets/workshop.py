@@ -17,7 +17,7 @@ from dragonkit.guidance import Guidance
 from dragonkit.models import CARDS, Card, Model, load
 from dragonkit.result import Result
 from dragonkit.session import Session
-from dragonkit.spec import load_task, save_spec
+from dragonkit.spec import EDITS, load_task, save_spec
 from dragonkit_widgets.drawing import Drawing
 from dragonkit_widgets.recipe import recipe
 from dragonkit_widgets.sources import Picture, fitted, generated
@@ -147,14 +147,14 @@ class Workshop:
         """What the current picture should look like, if it is the first edit of a case of that kind."""
         case = self.picture.case if self.picture else None
         node = self.session.current
-        meant = case is not None and node.parent == 0 and len(node.edits) == 1 and _alike(node.edit.kind, case.kind)
+        meant = case is not None and node.parent == 0 and len(node.edits) == 1 and _alike(node.edit, case.kind)
         return to_pil(case.after.image) if case and meant else None
 
     def coming(self, edit: Edit) -> Image.Image | None:
         """What an edit of the current picture should give, if that is known."""
         case = self.picture.case if self.picture else None
         first = case is not None and self.session.current.parent is None
-        return to_pil(case.after.image) if case and first and _alike(edit.kind, case.kind) else None
+        return to_pil(case.after.image) if case and first and _alike(edit, case.kind) else None
 
     @property
     def drawn_guidance(self) -> Guidance | None:
@@ -239,6 +239,6 @@ def _folder(name: str | Path) -> Path:
     return Path(name).expanduser()
 
 
-def _alike(kind: str, case: str) -> bool:
+def _alike(edit: Edit, case: str) -> bool:
     """Whether an edit is of the kind that a case asks for; a resize is a move to the editor."""
-    return kind == case or {kind, case} == {"move", "resize"}
+    return type(edit) in EDITS and (edit.kind == case or {edit.kind, case} == {"move", "resize"})
