@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -18,7 +19,9 @@ from PIL import Image
 
 import dragonkit.course
 from dragonkit.course import ToDo, Wrong, called, exercise, show
+from dragonkit.course.show import paletted
 from dragonkit.errors import InputError
+from dragonkit.film import to_pil
 
 ROOT = Path(__file__).parents[1]
 TOPICS = sorted(m.name for m in pkgutil.iter_modules(dragonkit.course.__path__) if m.name not in ("exercise", "show"))
@@ -106,6 +109,10 @@ def test_a_picture_is_shown_with_its_words():
     stored = show(busy, "a small yellow square in noise")._repr_mimebundle_()[0]["image/png"]
     corner = Image.open(io.BytesIO(stored)).convert("RGB").getpixel((4, 4))
     assert max(abs(a - 255 * b) for a, b in zip(corner, (0.96, 0.86, 0.16), strict=True)) < 26
+    sky = torch.linspace(0.5, 1, 640).expand(3, 64, 640).clone()
+    sky[:, :8, :8] = torch.tensor([0.96, 0.86, 0.16])[:, None, None]
+    error = np.asarray(paletted(to_pil(sky)).convert("RGB")) / 255 - sky.permute(1, 2, 0).numpy()
+    assert abs(error).mean() < 0.004 and abs(error).max() < 0.05
     for alt in ("", "figure", None):
         with pytest.raises(InputError, match="alt is"):
             show(red, alt)

@@ -100,6 +100,23 @@ class Notebook:
         found.wait_for(state="visible")
         return found
 
+    def reveal(self, selector: str, code: str) -> Locator:
+        """A widget's first element, once its cell was scrolled to: JupyterLab does not draw what is far away.
+
+        Args:
+            selector: of the element.
+            code: part of the source of the first cell that holds the widget.
+        """
+        self.page.evaluate(
+            """async (code) => {
+                const notebook = window.jupyterapp.shell.currentWidget.content;
+                const holds = (cell) => cell.model.type === "code" && cell.model.sharedModel.getSource().includes(code);
+                await notebook.scrollToItem(notebook.widgets.findIndex(holds), "start");
+            }""",
+            code,
+        )
+        return self.widget(selector)
+
     def restart(self) -> None:
         """Restart the kernel, as the menu does but without its question."""
         kernel = "window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel"

@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
+from dragonkit.course.show import paletted
+
 
 def thumbnail(path: Path, number: int) -> Path:
     """Store the picture that cell ``number`` shows (cells counted from 0, of every type)."""
@@ -19,8 +21,7 @@ def thumbnail(path: Path, number: int) -> Path:
     image = Image.open(io.BytesIO(base64.b64decode(found[-1]))).convert("RGB")
     image.thumbnail((720, 720), Image.Resampling.LANCZOS)
     target = path.parent / "images" / f"{path.stem}.png"
-    # As dragonkit.course.show stores it: rare colours stay what they are.
-    image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(target, optimize=True)
+    paletted(image).save(target, optimize=True)
     return target
 
 

@@ -7,8 +7,7 @@ from tests.browser.notebook import Notebook
 
 
 def use(notebook: Notebook) -> None:
-    player = notebook.page.locator(".dk-player").first
-    player.scroll_into_view_if_needed()
+    player = notebook.reveal(".dk-player", "player = GuidancePlayer(")
     canvas = player.locator(".dk-preview canvas")
     canvas.wait_for(state="visible")
     canvas.focus()
