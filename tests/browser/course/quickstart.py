@@ -18,9 +18,7 @@ def use(notebook: Notebook) -> None:
     tip = ((before[2] + 0.5) * scale, (before[3] + 0.5) * scale)
     studio.locator("[data-tool=point]").first.click()
     drag(notebook.page, canvas, tip, (tip[0] - 40 * scale, tip[1] + 20 * scale))
-    notebook.until(
-        "round(studio.edit.by[0]) - round(move.by[0]), round(studio.edit.by[1]) - round(move.by[1])", (-40, 20)
-    )
+    notebook.until("(round(studio.edit.by[0] - move.by[0]), round(studio.edit.by[1] - move.by[1]))", (-40, 20))
     notebook.do("studio.guidance = dk.Guidance.preset('fast', 'move')")
     studio.get_by_role("button", name="Run").locator("visible=true").first.click()
     notebook.until("studio.status.text[:4]", "done", seconds=240)
