@@ -238,6 +238,16 @@ def test_a_step_of_a_run_that_was_replaced_is_not_out_of_range(trace):
     assert player.step == 0
 
 
+def test_who_asks_to_follow_a_run_that_went_on_meanwhile_is_at_its_newest_step():
+    player = GuidancePlayer()
+    run(on_step=player.watch(), guidance=W.replace(steps=4))
+    last = len(player._blocks) - 1
+    player.set_state({"step": 1, "following": False})
+    assert (player.step, player.following) == (1, False)
+    player.set_state({"step": 2, "following": True})  # what was the newest step when the browser said so
+    assert (player.step, player.following) == (last, True)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "remedy"),
     [

@@ -15,7 +15,7 @@ class Fingers:
     """
 
     def __init__(self, page: Page) -> None:
-        self._session = page.context.new_cdp_session(page)
+        self._page, self._session = page, page.context.new_cdp_session(page)
 
     def put(self, kind: str, *places: Spot) -> None:
         """One event: "touchStart", "touchMove" or "touchEnd", and where on the page fingers are."""
@@ -23,11 +23,14 @@ class Fingers:
         self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
     def drag(self, element: Locator, *spots: Spot) -> None:
-        """Go along spots of an element with one finger."""
+        """Go along spots of an element with one finger, and hold still on the last: else it were a flick."""
         first, *rest = [on(element, spot) for spot in spots]
         self.put("touchStart", first)
         for place in rest:
             self.put("touchMove", place)
+        for step in (1, 0):
+            self._page.wait_for_timeout(100)
+            self.put("touchMove", (rest[-1][0] + step, rest[-1][1]))
         self.put("touchEnd")
 
 

@@ -12,7 +12,7 @@ import sys, time
 from types import SimpleNamespace
 import numpy as np, torch
 from PIL import Image
-from dragonkit.trace import Look, Record, Trace
+from dragonkit.trace import Look, Record, Rows, Trace
 from dragonkit_widgets import GuidancePlayer
 
 rng = np.random.default_rng(0)
@@ -21,9 +21,12 @@ def frame(k):
     waves = [np.sin(2 * np.pi * (f * rows + g * columns + k / {STEPS})) for f, g in ((1, 3), (4, 2), (7, 5))]
     noisy = 127 + 90 * np.stack(waves, -1) + rng.normal(0, 8, rows.shape + (3,))
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+def rows(s):
+    cells = torch.arange(s * s // 2, s * s // 2 + 2 * s)  # two rows of cells below the middle
+    return Rows(torch.rand(len(cells), s * s).half() / s**2, cells, torch.arange(s * s, 2 * s * s))
 trace = Trace(None, Record())
 for k in range({STEPS}):
-    looks = {{f'up_blocks.{{b}}.attentions.0': Look(torch.rand(2 * s * s) / s**2, ((s, s),) * 2)
+    looks = {{f'up_blocks.{{b}}.attentions.0': Look(torch.rand(2 * s * s) / s**2, ((s, s),) * 2, rows(s))
              for b, s in ((1, 16), (2, 32), (3, 64))}}
     trace.add(SimpleNamespace(i=k, t=1000 - 20 * k, x0=torch.zeros(1), grad=torch.randn(1, 4, 64, 64), visit=0,
               energies={{n: torch.rand(()) for n in ('edit', 'content', 'contrast', 'inpaint')}}, attention=looks))
@@ -64,7 +67,7 @@ async (root) => {
 
 
 def player(notebook: Notebook) -> dict[str, float]:
-    """Frames a second while scrubbing 50 frames of 512 px, and seconds from running the cell to the picture.
+    """Frames a second while scrubbing 50 frames of 512 px, a pixel marked, and seconds from the cell to the picture.
 
     ``packed_s`` is what Python takes to make the widget (JPEGs of all frames); it is part of ``opened_s``.
     """
@@ -89,5 +92,7 @@ def player(notebook: Notebook) -> dict[str, float]:
     opened = notebook.page.evaluate("() => window.opened")
     element = notebook.widget(".dk-player")
     notebook.page.wait_for_timeout(3000)
+    notebook.do("player.pin = [256, 260]")  # scrubbed with a pixel marked, whose own attention is drawn
+    element.locator(".dk-read").filter(has_text="it looks: ").wait_for()
     scrubbed = element.evaluate(SCRUB)
     return {"opened_s": opened, "packed_s": notebook.python("packed"), **scrubbed}

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 from skimage.measure import approximate_polygon, find_contours
 
 from dragonkit.world import counterfactual
-from tests.browser.gestures import drag
+from tests.browser.gestures import Fingers, drag, on
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = f"""
@@ -226,6 +227,34 @@ def test_stop_errors_and_a_kernel_that_restarts(notebook):
     notebook.until("len(studio.session.nodes)", 1)
     press(notebook, "resize")
     notebook.until("studio.kind", "resize")
+
+
+# All of it on the screen: the browser takes a tap just after a scroll for the end of that.
+@pytest.mark.parametrize("screen", [{"has_touch": True, "viewport": {"width": 1280, "height": 1700}}], indirect=True)
+def test_a_finger_draws_runs_and_wipes(notebook):
+    notebook.run(TINY, STUDIO)
+    canvas, fingers = notebook.widget(".dk-studio .dk-sketch canvas"), Fingers(notebook.page)
+    notebook.do("studio.guidance = studio.guidance.replace(steps=3)")
+
+    def tap(element):
+        box = element.bounding_box()
+        notebook.page.touchscreen.tap(*on(element, (box["width"] / 2, box["height"] / 2)))
+
+    tap(button(notebook, "Brush"))
+    fingers.drag(canvas, *(spot(canvas, 128, x, 50) for x in (30, 40, 50, 60)))
+    notebook.until("bool(studio.sketch.mask[50, 30:61].all())")
+    tap(button(notebook, "Point"))
+    fingers.drag(canvas, spot(canvas, 128, 45, 50), spot(canvas, 128, 60, 60), spot(canvas, 128, 65, 80))
+    notebook.until("len(studio.sketch.points)", 1)
+    x, y = notebook.python("studio.edit.by")
+    assert abs(x - 20) < 0.5 and abs(y - 30) < 0.5
+    tap(button(notebook, "Run"))
+    notebook.until("(studio.status.text[:4], len(studio.session.nodes))", ("done", 2), seconds=60)
+
+    edge = notebook.widget(".dk-compare canvas")
+    width = edge.bounding_box()["width"]
+    fingers.drag(edge, (width / 2, 60), (0.6 * width, 60), (0.8 * width, 60))
+    notebook.until("round(studio.compare.position, 2)", 0.8)
 
 
 def test_files_are_opened_large_broken_and_as_reference(notebook, tmp_path):

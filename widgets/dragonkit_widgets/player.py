@@ -174,9 +174,11 @@ class GuidancePlayer(Base):
         return x, y
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take what the browser says; it may speak of a run that has just been replaced."""
+        """Take what the browser says; it may speak of a run that has just been replaced, or of one that has gone on."""
         if "step" in sync_data:
-            sync_data = sync_data | {"step": max(0, min(sync_data["step"], len(self._blocks) - 1))}
+            last = max(len(self._blocks) - 1, 0)
+            newest = self.live and sync_data.get("following", self.following)
+            sync_data = sync_data | {"step": last if newest else max(0, min(sync_data["step"], last))}
         super().set_state(sync_data)
 
     def _begin(self, made: list[bytes], frames: dict[int, Image.Image]) -> None:
