@@ -20,7 +20,7 @@ def use(notebook: Notebook) -> None:
     tip, there = (25.5 * scale, 130.5 * scale), (225.5 * scale, 130.5 * scale)
     studio.locator("[data-tool=point]").first.click()
     drag(notebook.page, canvas, tip, there)
-    notebook.until("type(studio.edit).__name__, round(studio.edit.by[0] / 2)", ("Erase", 50))
+    notebook.until("(type(studio.edit).__name__, round(studio.edit.by[0] / 2))", ("Erase", 50))
     assert notebook.python("studio.edit.by") == pytest.approx((100, 0), abs=0.6)
     studio.get_by_role("button", name="Run").locator("visible=true").first.click()
     notebook.until("studio.status.text[:4]", "done", seconds=240)
