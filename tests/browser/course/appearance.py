@@ -1,0 +1,26 @@
+"""A person in notebook 06 marks a part of the reference object with a box instead of all of it."""
+
+from __future__ import annotations
+
+from tests.browser.gestures import drag
+from tests.browser.notebook import Notebook
+
+
+def use(notebook: Notebook) -> None:
+    painter = notebook.page.locator(".dk-sketch").first
+    painter.scroll_into_view_if_needed()
+    canvas = painter.locator("canvas").first
+    canvas.wait_for(state="visible")
+    assert notebook.python("int(painter.mask.sum())") == notebook.python("int(cone.reference_mask.sum())")
+    painter.locator("[data-do=clear-mask]").first.click()
+    notebook.until("bool(painter.mask.any())", False)
+    box = canvas.bounding_box()
+    assert box is not None
+    scale = box["width"] / 256
+    painter.locator("[data-tool=box]").first.click()
+    drag(notebook.page, canvas, *(((x + 0.5) * scale, (y + 0.5) * scale) for x, y in ((80, 150), (110, 180))))
+    notebook.until("int(painter.mask.sum()) > 800")
+    assert notebook.python("bool(painter.mask[160, 95])") and not notebook.python("bool(painter.mask[100, 95])")
+    assert 40 < notebook.python("int(on_grid(torch.from_numpy(painter.mask)).sum())") < 80
+    notebook.do("edited = dk.Appearance(cone.mask, cone.reference.image, painter.mask)")
+    assert notebook.python("int(edited.references[0].mask.sum()) == int(painter.mask.sum())")
