@@ -22,6 +22,15 @@ class Fingers:
         points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
         self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
+    def tap(self, element: Locator) -> None:
+        """Touch the middle of an element, as long as a person does."""
+        element.scroll_into_view_if_needed()
+        box = element.bounding_box()
+        assert box is not None, "the element is not shown"
+        self.put("touchStart", (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2))
+        self._page.wait_for_timeout(100)
+        self.put("touchEnd")
+
     def drag(self, element: Locator, *spots: Spot) -> None:
         """Go along spots of an element with one finger, and hold still on the last: else it were a flick."""
         first, *rest = [on(element, spot) for spot in spots]

@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from skimage.measure import approximate_polygon, find_contours
 
 from dragonkit.world import counterfactual
-from tests.browser.gestures import Fingers, drag, on
+from tests.browser.gestures import Fingers, drag
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = f"""
@@ -236,19 +236,15 @@ def test_a_finger_draws_runs_and_wipes(notebook):
     canvas, fingers = notebook.widget(".dk-studio .dk-sketch canvas"), Fingers(notebook.page)
     notebook.do("studio.guidance = studio.guidance.replace(steps=3)")
 
-    def tap(element):
-        box = element.bounding_box()
-        notebook.page.touchscreen.tap(*on(element, (box["width"] / 2, box["height"] / 2)))
-
-    tap(button(notebook, "Brush"))
+    fingers.tap(button(notebook, "Brush"))
     fingers.drag(canvas, *(spot(canvas, 128, x, 50) for x in (30, 40, 50, 60)))
     notebook.until("bool(studio.sketch.mask[50, 30:61].all())")
-    tap(button(notebook, "Point"))
+    fingers.tap(button(notebook, "Point"))
     fingers.drag(canvas, spot(canvas, 128, 45, 50), spot(canvas, 128, 60, 60), spot(canvas, 128, 65, 80))
     notebook.until("len(studio.sketch.points)", 1)
     x, y = notebook.python("studio.edit.by")
     assert abs(x - 20) < 0.5 and abs(y - 30) < 0.5
-    tap(button(notebook, "Run"))
+    fingers.tap(button(notebook, "Run"))
     notebook.until("(studio.status.text[:4], len(studio.session.nodes))", ("done", 2), seconds=60)
 
     edge = notebook.widget(".dk-compare canvas")
