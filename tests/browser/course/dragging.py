@@ -1,0 +1,46 @@
+"""A person in notebook 07 draws on the picker, and walks through the studio's history."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Locator
+
+from tests.browser.gestures import drag
+from tests.browser.notebook import Notebook
+
+
+def spot(canvas: Locator, x: float, y: float) -> tuple[float, float]:
+    """Where pixel (x, y) of a picture 256 wide is on a canvas, CSS pixels from its corner."""
+    box = canvas.bounding_box()
+    assert box is not None
+    return (x + 0.5) * box["width"] / 256, (y + 0.5) * box["width"] / 256
+
+
+def shown(canvas: Locator) -> Locator:
+    """The canvas, scrolled into view."""
+    canvas.wait_for(state="attached")
+    canvas.scroll_into_view_if_needed()
+    return canvas
+
+
+def use(notebook: Notebook) -> None:
+    page = notebook.page
+    canvas = shown(page.locator(".dk-sketch canvas").first)
+    drag(page, canvas, spot(canvas, *notebook.python("point[2:]")), spot(canvas, 90, 60))
+    notebook.until("[round(v) for v in picker.points[0]]", notebook.python("[round(v) for v in point[:2]] + [90, 60]"))
+    drag(page, canvas, spot(canvas, 150, 200), spot(canvas, 180.5, 200))
+    notebook.until("len(picker.points)", 2)
+
+    studio = page.locator(".dk-studio").first
+    strip = studio.locator(".dk-strip")
+    shown(strip)
+    strip.locator("[data-node='2']").click()
+    notebook.until("studio.session.current.id", 2)
+    strip.get_by_role("button", name="Undo").click()
+    notebook.until("studio.session.current.id", 1)
+    studio.get_by_role("button", name="drag", exact=True).first.click()
+    canvas = shown(studio.locator(".dk-sketch canvas").first)
+    notebook.do("studio.sketch.points = []")
+    studio.locator("[data-tool=point]").first.click()
+    drag(page, canvas, spot(canvas, 56, 90), spot(canvas, 70, 60))
+    notebook.until("len(studio.sketch.points)", 1)
+    notebook.until("type(studio.edit).__name__", "Drag")
