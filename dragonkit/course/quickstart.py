@@ -9,7 +9,9 @@ import torch
 
 import dragonkit as dk
 from dragonkit.course.exercise import Wrong, called, exercise
+from dragonkit.edits import Move
 from dragonkit.edits.move import centre
+from dragonkit.errors import InputError
 from dragonkit.evaluate import paste, placement_error, psnr
 from dragonkit.regions import as_image
 
@@ -31,13 +33,25 @@ def pair(by: Any) -> tuple[float, float]:
     return dx, dy
 
 
+def the_move(task: Task) -> Move:
+    """The edit of a task, which is a move.
+
+    Raises:
+        InputError: it is another edit.
+    """
+    if not isinstance(task.edit, Move):
+        raise InputError(f"the task's edit is a {type(task.edit).__name__}: give the notebook's own, a Move")
+    return task.edit
+
+
 @exercise
 def check_to_the_middle(by: Any, task: Task) -> str:
     """Give the displacement (dx, dy) that brings the centre of the object to the centre of the picture."""
     dx, dy = pair(by)
-    height, width = task.mask.shape
+    mask = the_move(task).mask
+    height, width = mask.shape
     middle = ((width - 1) / 2, (height - 1) / 2)
-    x, y = centre(dk.Move(task.mask, by=(dx, dy)).target())
+    x, y = centre(Move(mask, by=(dx, dy)).target())
     off = (x - middle[0], y - middle[1])
     if max(map(abs, off)) > 1:
         sides = (
@@ -67,8 +81,8 @@ def check_psnr(mine: Callable[..., Any]) -> str:
 @exercise
 def check_half_way(by: Any, model: Model, task: Task) -> str:
     """Give the displacement that moves the object half as far as the edit above."""
-    mine = dk.Move(task.mask, by=pair(by))
-    half = dk.Move(task.mask, by=(task.edit.by[0] / 2, task.edit.by[1] / 2))
+    whole = the_move(task)
+    mine, half = Move(whole.mask, by=pair(by)), Move(whole.mask, by=(whole.by[0] / 2, whole.by[1] / 2))
     guidance = dk.Guidance.preset("fast", "move")
     edited = dk.edit(model, task.image, mine, task.prompt, guidance=guidance, progress=False)
     off = placement_error(edited.tensor, paste(as_image(task.image), half), half.target())
@@ -81,7 +95,8 @@ def check_half_way(by: Any, model: Model, task: Task) -> str:
 def check_evaluations(count: Callable[..., Any], model: Model, task: Task) -> str:
     """Write how many evaluations an edit of some steps needs if a share of them is guided."""
     few = dk.Guidance.preset("mini", "move").replace(steps=4, guided=(0.0, 0.5))
-    real = dk.edit(model, task.image, dk.Move(task.mask, by=(8, 0)), task.prompt, guidance=few, progress=False).nfe
+    move = Move(the_move(task).mask, by=(8, 0))
+    real = dk.edit(model, task.image, move, task.prompt, guidance=few, progress=False).nfe
     for steps, share, right in ((4, 0.5, real), (50, 0.6, 130), (24, 0.0, 48)):
         found = called(count, steps, share)
         if abs(found - right) > 0.5:
