@@ -2,8 +2,10 @@
 
 import re
 
+import numpy as np
 import pytest
 
+from dragonkit_widgets.assets import module
 from tests.browser.gestures import click, drag, on
 
 SETUP = """
@@ -197,3 +199,19 @@ def test_fine_screens_and_fingers(notebook):
     assert notebook.python("w.point") == pytest.approx((80, 100), abs=0.51)
     shows(root, "pinned")
     agrees(notebook, root)
+
+
+@pytest.mark.parametrize(("rows", "columns", "channels"), [(1, 1, 3), (1, 3, 5), (2, 2, 8), (5, 7, 13), (16, 16, 64)])
+def test_similarities_in_the_page_are_numpys(tab, rows, columns, channels):
+    rng = np.random.default_rng(0)
+    units, query = rng.normal(size=(rows * columns, channels)), rng.normal(size=channels)
+    units, query = units / np.linalg.norm(units, axis=1, keepdims=True), query / np.linalg.norm(query)
+    found = tab.evaluate(
+        f"""([rows, columns, channels, units, query]) => {{ {module("common", "features")}
+            const map = Object.assign(Object.create(FeatureMap.prototype), {{ rows, columns, channels }});
+            map.units = Float32Array.from(units);
+            return Array.from(map.similarity(Float32Array.from(query)));
+        }}""",
+        [rows, columns, channels, units.ravel().tolist(), query.tolist()],
+    )
+    np.testing.assert_allclose(found, (units @ query + 1) / 2, atol=1e-6)

@@ -35,6 +35,16 @@ function perFrame(action) {
   return run;
 }
 
+/** Call once the next frame has been drawn, and so hold none up; at most once a frame. */
+function afterFrame(action) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => setTimeout(() => { waiting = false; action(); }));
+  };
+}
+
 /** Listen to traits of a model; returns what ends it. */
 function watch(model, names, action) {
   const events = names.map((name) => `change:${name}`);

@@ -147,7 +147,7 @@ function explore(model, el, shelf) {
     value.textContent = s && place ? `under the mouse: ${here()}` : "";
   }
 
-  const small = perFrame(() => { // the small maps come a frame after the large one
+  const small = afterFrame(() => { // the large map is shown first
     for (const card of cards) {
       if (!card.box.checked) continue;
       if (card.layer !== model.get("layer")) compute(card.layer);

@@ -70,17 +70,22 @@ class FeatureMap {
   /** S of Eq. 4 of every cell: (cos + 1) / 2. */
   similarity(vector) {
     const { units, channels } = this, cells = this.rows * this.columns, s = new Float32Array(cells);
-    const whole = channels - (channels % 4);
-    for (let i = 0, k = 0; i < cells; i++) {
-      let a = 0, b = 0, c = 0, d = 0, j = 0;
-      for (; j < whole; j += 4, k += 4) { // four sums that do not wait for each other
-        a += units[k] * vector[j];
-        b += units[k + 1] * vector[j + 1];
-        c += units[k + 2] * vector[j + 2];
-        d += units[k + 3] * vector[j + 3];
+    const query = Float64Array.from(vector), share = (cos) => Math.min(1, Math.max(0, (cos + 1) / 2));
+    for (let i = 0; i < cells; i += 4) { // four cells to each reading of the query, the last four twice if need be
+      const cell = Math.max(0, Math.min(i, cells - 4)), k = cell * channels;
+      const l = k + channels, m = l + channels, n = m + channels;
+      let a = 0, b = 0, c = 0, d = 0;
+      for (let j = 0; j < channels; j++) {
+        const q = query[j];
+        a += units[k + j] * q;
+        b += units[l + j] * q;
+        c += units[m + j] * q;
+        d += units[n + j] * q;
       }
-      for (; j < channels; j++, k++) a += units[k] * vector[j];
-      s[i] = Math.min(1, Math.max(0, (a + b + c + d + 1) / 2));
+      s[cell] = share(a);
+      s[cell + 1] = share(b); // of a map of fewer cells these are not there, and setting them does nothing
+      s[cell + 2] = share(c);
+      s[cell + 3] = share(d);
     }
     return s;
   }
