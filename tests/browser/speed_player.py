@@ -21,12 +21,12 @@ def frame(k):
     waves = [np.sin(2 * np.pi * (f * rows + g * columns + k / {STEPS})) for f, g in ((1, 3), (4, 2), (7, 5))]
     noisy = 127 + 90 * np.stack(waves, -1) + rng.normal(0, 8, rows.shape + (3,))
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
-def rows(s):
+def single(s):
     cells = torch.arange(s * s // 2, s * s // 2 + 2 * s)  # two rows of cells below the middle
     return Rows(torch.rand(len(cells), s * s).half() / s**2, cells, torch.arange(s * s, 2 * s * s))
 trace = Trace(None, Record())
 for k in range({STEPS}):
-    looks = {{f'up_blocks.{{b}}.attentions.0': Look(torch.rand(2 * s * s) / s**2, ((s, s),) * 2, rows(s))
+    looks = {{f'up_blocks.{{b}}.attentions.0': Look(torch.rand(2 * s * s) / s**2, ((s, s),) * 2, single(s))
              for b, s in ((1, 16), (2, 32), (3, 64))}}
     trace.add(SimpleNamespace(i=k, t=1000 - 20 * k, x0=torch.zeros(1), grad=torch.randn(1, 4, 64, 64), visit=0,
               energies={{n: torch.rand(()) for n in ('edit', 'content', 'contrast', 'inpaint')}}, attention=looks))
