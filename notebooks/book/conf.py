@@ -13,7 +13,7 @@ version = release = importlib.metadata.version("dragonkit")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 root_doc = "notebooks/book/index"
-include_patterns = ["README.md", "CHANGELOG.md", "notebooks/**", "data/**/README.md"]  # so that all their links hold
+include_patterns = ["README.md", "CHANGELOG.md", "notebooks/**", "data/README.md", "data/**/README.md"]  # all that link
 exclude_patterns = ["**/.*"]
 suppress_warnings = ["ref.python"]  # a name that two modules have, such as Regions
 html_theme = "furo"
