@@ -121,26 +121,34 @@ class Notebook:
         """Restart the kernel, as the menu does but without its question."""
         kernel = "window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel"
         self.page.evaluate(f"() => {kernel}.restart()")
-        self.close()
+        self._detach()
         self._attach()
 
     def close(self) -> None:
-        """Let go of the kernel."""
+        """Let go of the kernel, and end it: a notebook's kernel would hold its model until the last test."""
+        self._detach()
+        if session := self._session():
+            ending = urllib.request.Request(f"{self.url}/api/sessions/{session['id']}", method="DELETE")
+            urllib.request.urlopen(ending, timeout=30).close()
+
+    def _detach(self) -> None:
         if self.client is not None:
             self.client.stop_channels()
             self.client = None
 
-    def _session(self) -> dict[str, Any]:
+    def _session(self) -> dict[str, Any] | None:
+        with urllib.request.urlopen(f"{self.url}/api/sessions", timeout=10) as answer:
+            return next((one for one in json.load(answer) if one["path"] == self.name), None)
+
+    def _started(self) -> dict[str, Any]:
         for _ in range(300):
-            with urllib.request.urlopen(f"{self.url}/api/sessions", timeout=10) as answer:
-                for session in json.load(answer):
-                    if session["path"].endswith(self.name):
-                        return session
+            if session := self._session():
+                return session
             self.page.wait_for_timeout(100)
         raise AssertionError(f"{self.name} has no kernel after 30 s")
 
     def _attach(self) -> None:
-        file = self.runtime / f"kernel-{self._session()['kernel']['id']}.json"
+        file = self.runtime / f"kernel-{self._started()['kernel']['id']}.json"
         self.client = BlockingKernelClient(connection_file=str(file))
         self.client.load_connection_file()
         self.client.start_channels()

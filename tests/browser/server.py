@@ -56,7 +56,7 @@ def serving(home: Path) -> Iterator[Lab]:
         sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1", "--allow-root",
         f"--ServerApp.root_dir={root}", "--IdentityProvider.token=", "--ServerApp.port_retries=0",
         "--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True", "--LabApp.news_url=",
-        "--LabApp.extension_manager=readonly",
+        "--LabApp.extension_manager=readonly", "--ServerApp.disable_check_xsrf=True",
     ]  # fmt: skip
     log = open(home / "lab.log", "w")  # noqa: SIM115 the server writes to it until the end
     server = subprocess.Popen(command, env=environment, cwd=Path.cwd(), stdout=log, stderr=subprocess.STDOUT)

@@ -7,7 +7,7 @@ from tests.browser.notebook import Notebook
 
 
 def use(notebook: Notebook) -> None:
-    painter = notebook.page.locator(".dk-sketch").first
+    painter = notebook.reveal(".dk-sketch", "painter = MaskPainter(")
     painter.scroll_into_view_if_needed()
     canvas = painter.locator("canvas").first
     canvas.wait_for(state="visible")

@@ -24,13 +24,13 @@ def shown(canvas: Locator) -> Locator:
 
 def use(notebook: Notebook) -> None:
     page = notebook.page
-    canvas = shown(page.locator(".dk-sketch canvas").first)
+    canvas = shown(notebook.reveal(".dk-sketch", "picker = PointPicker(").locator("canvas").first)
     drag(page, canvas, spot(canvas, *notebook.python("point[2:]")), spot(canvas, 90, 60))
     notebook.until("[round(v) for v in picker.points[0]]", notebook.python("[round(v) for v in point[:2]] + [90, 60]"))
     drag(page, canvas, spot(canvas, 150, 200), spot(canvas, 180.5, 200))
     notebook.until("len(picker.points)", 2)
 
-    studio = page.locator(".dk-studio").first
+    studio = notebook.reveal(".dk-studio", "studio = EditStudio(")
     strip = studio.locator(".dk-strip")
     shown(strip)
     strip.locator("[data-node='2']").click()

@@ -9,7 +9,7 @@ from tests.browser.notebook import Notebook
 
 
 def use(notebook: Notebook) -> None:
-    explorer = notebook.page.locator(".dk-explorer").first
+    explorer = notebook.reveal(".dk-explorer", "explorer = CorrespondenceExplorer")
     explorer.scroll_into_view_if_needed()
     canvas = explorer.locator(".dk-main canvas.dk-a")
     canvas.wait_for(state="visible")

@@ -9,8 +9,7 @@ LEFT = "int((on_grid(case.mask & ~torch.from_numpy(painter.mask)) & ~m_gen).sum(
 
 
 def use(notebook: Notebook) -> None:
-    painter = notebook.page.locator(".dk-sketch").first
-    painter.scroll_into_view_if_needed()
+    painter = notebook.reveal(".dk-sketch", "painter = MaskPainter(")
     canvas = painter.locator("canvas").first
     canvas.wait_for(state="visible")
     whole = notebook.python("int(painter.mask.sum())")

@@ -7,7 +7,7 @@ from tests.browser.notebook import Notebook
 
 
 def use(notebook: Notebook) -> None:
-    studio = notebook.page.locator(".dk-studio").first
+    studio = notebook.reveal(".dk-studio", "studio = EditStudio(")
     studio.scroll_into_view_if_needed()
     canvas = studio.locator(".dk-sketch canvas").first
     canvas.wait_for(state="visible")
