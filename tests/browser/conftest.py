@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
 from tests.browser.notebook import Notebook
 from tests.browser.server import LOOPBACK, Lab, launch_options, serving
+
+expect.set_options(timeout=60_000)  # as long as everything else may take on a busy machine
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +52,7 @@ def tab(browser: Browser, screen: dict) -> Iterator[Page]:
     context = browser.new_context(**screen)
     asked = strangers(context)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     yield page
     context.close()
     assert not asked, f"asked for addresses outside this machine: {asked}"

@@ -86,7 +86,7 @@ class Notebook:
         reply = self.client.execute_interactive(code, timeout=timeout, store_history=False, output_hook=lambda _: None)
         assert reply["content"]["status"] == "ok", f"{code}: {reply['content'].get('evalue')}"
 
-    def until(self, code: str, value: Any = True, seconds: float = 20) -> Any:
+    def until(self, code: str, value: Any = True, seconds: float = 60) -> Any:
         """Wait until a Python expression has a value; fail with what it has instead."""
         end = time.monotonic() + seconds
         while (found := self.python(code)) != value:
