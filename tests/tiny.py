@@ -56,9 +56,8 @@ def tiny_tokenizer() -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(folder)
 
 
-@functools.cache
 def tiny_parts(seed: int = 0) -> dict[str, Any]:
-    """The parts of a tiny model: 64 px images become 8 x 8 latents."""
+    """The parts of a tiny model, new at every call: 64 px images become 8 x 8 latents."""
     unet, tokenizer = tiny_unet(seed), tiny_tokenizer()
     vae = AutoencoderKL(
         in_channels=3,
@@ -94,10 +93,7 @@ def tiny_model() -> Model:
 
 def fresh_model(**schedule: Any) -> Model:
     """A model of its own, to break or to reconfigure."""
-    tiny_parts.cache_clear()
-    model = Model(name="tiny", schedule_config=SCHEDULER | schedule, **tiny_parts())
-    tiny_parts.cache_clear()
-    return model
+    return Model(name="tiny", schedule_config=SCHEDULER | schedule, **tiny_parts())
 
 
 def save_pipeline(folder: Path, model: Model) -> Path:

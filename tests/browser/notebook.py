@@ -6,6 +6,7 @@ import ast
 import json
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,37 @@ class Notebook:
         assert self.client is not None
         reply = self.client.execute_interactive(code, timeout=timeout, store_history=False, output_hook=lambda _: None)
         assert reply["content"]["status"] == "ok", f"{code}: {reply['content'].get('evalue')}"
+        self._caught_up()
 
     def until(self, code: str, value: Any = True, seconds: float = 60) -> Any:
-        """Wait until a Python expression has a value; fail with what it has instead."""
+        """Wait until a Python expression has a value, and the page knows; fail with what it has instead."""
         end = time.monotonic() + seconds
         while (found := self.python(code)) != value:
             assert time.monotonic() < end, f"{code} is {found!r} and not {value!r} after {seconds} s"
             self.page.wait_for_timeout(100)
+        self._caught_up()
         return found
+
+    def _caught_up(self) -> None:
+        """Wait until the page has dealt with what the kernel has sent so far.
+
+        A kernel's messages are dealt with in turn. So once the page has the answer to a question of its own, it has all
+        that was sent before; without that a gesture may come before the change that the test has seen in Python.
+        """
+        self.page.evaluate(
+            """async () => {
+                const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel;
+                const answered = kernel?.requestExecute({ code: "", silent: true, store_history: false }).done;
+                await Promise.race([answered, new Promise((end) => setTimeout(end, 10000))]).catch(() => {});
+            }"""
+        )
+
+    def comes(self, what: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until something about the page is so: much is drawn some time after it was asked for."""
+        end = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < end, f"not within {seconds} s"
+            self.page.wait_for_timeout(50)
 
     def widget(self, selector: str) -> Locator:
         """The first element of a widget, once it is shown."""

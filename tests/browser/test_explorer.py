@@ -135,8 +135,7 @@ def test_every_control(notebook):
     notebook.until("w.view", "components")
     notebook.do("w.opacity = 1.0")
     root.locator(".dk-note", has_text="one colour").wait_for()
-    page.wait_for_timeout(200)
-    assert a.screenshot() != bare
+    notebook.comes(lambda: a.screenshot() != bare)
 
     a.focus()
     page.keyboard.press("+")  # 1.25 times about the middle, which stays
