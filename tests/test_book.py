@@ -42,14 +42,15 @@ def test_every_notebook_is_a_page_with_its_pictures_and_formulas(book):
 
 
 def test_the_reference_has_what_the_package_offers(book):
-    page = (book / "notebooks" / "book" / "api.html").read_text(encoding="utf-8")
+    pages = (book / "notebooks" / "book" / "api").glob("*.html")
+    reference = "".join(page.read_text(encoding="utf-8") for page in pages)
     for name in (
         "dragonkit.editor.edit",
         "dragonkit.edits.move.Move",
         "dragonkit.guidance.Guidance",
         "dragonkit.energy.similarity",
     ):
-        assert f'id="{name}"' in page
+        assert f'id="{name}"' in reference
     widgets = (book / "notebooks" / "book" / "widgets.html").read_text(encoding="utf-8")
     assert 'id="dragonkit_widgets.EditStudio"' in widgets
 

@@ -18,11 +18,14 @@ exclude_patterns = ["**/.*"]
 suppress_warnings = ["ref.python"]  # a name that two modules have, such as Regions
 html_theme = "furo"
 html_title = "dragonkit"
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["book.css"]
 html_copy_source = False
 
 nb_execution_mode = "off"  # their outputs are stored, and checked by the tests
 nb_merge_streams = True
+nb_code_prompt_show = "The cell that checks the solution"  # {type} would be "source"
+nb_code_prompt_hide = "Fold it again"
 myst_enable_extensions = ["dollarmath", "amsmath", "html_image"]
 myst_heading_anchors = 3
 
@@ -39,7 +42,8 @@ def _mathml(self, node: nodes.Node, display: str) -> None:
     """Formulas as MathML, which browsers draw themselves: the usual scripts for TeX come from a network."""
     text = node.astext().strip()
     tag = re.search(r"\\tag\{([^}]*)\}", text)
-    drawn = convert(text.replace(tag.group(0), "") if tag else text, display=display)
+    bare = text.replace(tag.group(0), "") if tag else text
+    drawn = convert(bare.replace(r"\|", r"\Vert "), display=display)  # the converter knows a norm by this name only
     number = f'<span class="eqno">({html.escape(tag.group(1))})</span>' if tag else ""
     element = "div" if display == "block" else "span"
     self.body.append(f'<{element} class="math">{number}{drawn}</{element}>')

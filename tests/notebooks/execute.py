@@ -27,6 +27,8 @@ def clean(notebook: nbformat.NotebookNode) -> None:
         cell.id = f"cell-{number:02d}"
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        if tags and "hide-input" in tags:  # the book folds by the tag, JupyterLab and Colab by words of their own
+            cell.metadata |= nbformat.from_dict({"jupyter": {"source_hidden": True}, "cellView": "form"})
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def test_it_has_the_shape_of_a_lesson(notebook: dict[str, Any]) -> None:
     cells = notebook["cells"]
     words = sum(len(re.findall(r"\w+", text(cell))) for cell in cells if cell["cell_type"] == "markdown")
     pictures = [i for i, cell in enumerate(cells) for o in cell.get("outputs", []) if PICTURES & set(o.get("data", {}))]
-    assert 20 <= len(cells) <= 50
+    folded = [cell for cell in cells if "hide-input" in cell["metadata"].get("tags", [])]
+    assert 20 <= len(cells) - len(folded) <= 50
     assert 250 <= words <= 2500
     assert pictures and pictures[0] < 8
 
@@ -74,6 +76,18 @@ def test_it_has_the_shape_of_a_lesson(notebook: dict[str, Any]) -> None:
 def test_it_asserts_its_numbers_and_checks_an_exercise(code: list[dict[str, Any]]) -> None:
     assert any(re.search(r"^assert ", text(cell), re.MULTILINE) for cell in code)
     assert len({name for cell in code for name in re.findall(r"\bcheck_\w+(?=\()", text(cell))}) >= 3
+
+
+def test_what_checks_a_solution_is_folded_as_the_solution_is(notebook: dict[str, Any]) -> None:
+    cells = notebook["cells"]
+    after = [b for a, b in pairwise(cells) if a["cell_type"] == "markdown" and "<summary>A solution" in text(a)]
+    checks = [
+        cell for cell in after if cell["cell_type"] == "code" and re.search(r"^assert .*check_", text(cell), re.M)
+    ]
+    assert len(checks) >= 3
+    for cell in checks:
+        assert "hide-input" in cell["metadata"]["tags"] and cell["metadata"]["jupyter"] == {"source_hidden": True}
+        assert not any(PICTURES & set(output.get("data", {})) for output in cell["outputs"])  # its code is worth seeing
 
 
 def test_markdown_pictures_have_alternative_text(notebook: dict[str, Any]) -> None:
