@@ -87,6 +87,7 @@ def test_what_checks_a_solution_is_folded_as_the_solution_is(notebook: dict[str,
     assert len(checks) >= 3
     for cell in checks:
         assert "hide-input" in cell["metadata"]["tags"] and cell["metadata"]["jupyter"] == {"source_hidden": True}
+        assert text(cell).startswith("# the solution, checked\n")  # JupyterLab shows the first line of a folded cell
         assert not any(PICTURES & set(output.get("data", {})) for output in cell["outputs"])  # its code is worth seeing
 
 
