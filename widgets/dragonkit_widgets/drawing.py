@@ -24,7 +24,7 @@ HINTS = {
     "rotate": "Paint the object, then drag arrows from points on it to where they turn to.",
     "appearance": "Paint the object, then choose a reference below and paint the object to take the looks from.",
     "drag": "Drag arrows from points to where they go. Painting marks what may change, if you wish to limit it.",
-    "paste": "Click where the object goes, choose a reference below, paint the object in it, and name it in the prompt.",
+    "paste": "Click where the object goes, choose a reference below, paint the object in it and name it in the prompt.",
 }
 """What to draw for each kind of edit."""
 
