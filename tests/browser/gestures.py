@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import FloatRect, Locator, Page
 
 Spot = tuple[float, float]
 
@@ -25,8 +25,7 @@ class Fingers:
     def tap(self, element: Locator) -> None:
         """Touch the middle of an element, as long as a person does."""
         element.scroll_into_view_if_needed()
-        box = element.bounding_box()
-        assert box is not None, "the element is not shown"
+        box = still(element)
         self.put("touchStart", (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2))
         self._page.wait_for_timeout(100)
         self.put("touchEnd")
@@ -43,11 +42,21 @@ class Fingers:
         self.put("touchEnd")
 
 
+def still(element: Locator, looks: int = 2) -> FloatRect:
+    """The element's box once it has been the same at so many looks, 50 ms apart: pages move while they are drawn."""
+    boxes = [element.bounding_box()]
+    while len(boxes) < looks or any(box != boxes[-1] for box in boxes[-looks:]):
+        assert len(boxes) < 1200, "the element does not come to rest"
+        element.page.wait_for_timeout(50)
+        boxes.append(element.bounding_box())
+    assert boxes[-1] is not None, "the element is not shown"
+    return boxes[-1]
+
+
 def on(element: Locator, spot: Spot) -> Spot:
     """Where on the page a spot of an element is; the element is scrolled into view first."""
     element.scroll_into_view_if_needed()
-    box = element.bounding_box()
-    assert box is not None, "the element is not shown"
+    box = still(element)
     return box["x"] + spot[0], box["y"] + spot[1]
 
 

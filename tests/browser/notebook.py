@@ -14,6 +14,8 @@ import nbformat
 from jupyter_client import BlockingKernelClient
 from playwright.sync_api import Locator, Page
 
+from tests.browser.gestures import still
+
 
 class Notebook:
     """One notebook, its page and its kernel.
@@ -139,7 +141,9 @@ class Notebook:
             }""",
             code,
         )
-        return self.widget(selector)
+        found = self.widget(selector)
+        still(found, looks=10)  # cells above it are still being drawn
+        return found
 
     def restart(self) -> None:
         """Restart the kernel, as the menu does but without its question."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.browser.gestures import drag
+from tests.browser.gestures import drag, still
 from tests.browser.notebook import Notebook
 
 
@@ -14,8 +14,7 @@ def use(notebook: Notebook) -> None:
     assert notebook.python("int(painter.mask.sum())") == notebook.python("int(cone.reference_mask.sum())")
     painter.locator("[data-do=clear-mask]").first.click()
     notebook.until("bool(painter.mask.any())", False)
-    box = canvas.bounding_box()
-    assert box is not None
+    box = still(canvas)
     scale = box["width"] / 256
     painter.locator("[data-tool=box]").first.click()
     drag(notebook.page, canvas, *(((x + 0.5) * scale, (y + 0.5) * scale) for x, y in ((80, 150), (110, 180))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.browser.gestures import click
+from tests.browser.gestures import click, still
 from tests.browser.notebook import Notebook
 
 
@@ -14,7 +14,7 @@ def use(notebook: Notebook) -> None:
     canvas.wait_for(state="visible")
     notebook.do("player.step = step")
     x, y = notebook.python("(x, y)")
-    scale = canvas.bounding_box()["width"] / 256
+    scale = still(canvas)["width"] / 256
     player.get_by_label("attention", exact=True).select_option(notebook.python("name"))
     click(notebook.page, canvas, ((x + 0.5) * scale, (y + 0.5) * scale))
     notebook.until("player.pin", [x, y])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from playwright.sync_api import Locator
 
-from tests.browser.gestures import drag
+from tests.browser.gestures import drag, still
 from tests.browser.notebook import Notebook
 
 
 def spot(canvas: Locator, x: float, y: float) -> tuple[float, float]:
     """Where pixel (x, y) of a picture 256 wide is on a canvas, CSS pixels from its corner."""
-    box = canvas.bounding_box()
-    assert box is not None
+    box = still(canvas)
     return (x + 0.5) * box["width"] / 256, (y + 0.5) * box["width"] / 256
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.browser.gestures import drag
+from tests.browser.gestures import drag, still
 from tests.browser.notebook import Notebook
 
 LEFT = "int((on_grid(case.mask & ~torch.from_numpy(painter.mask)) & ~m_gen).sum())"
@@ -14,8 +14,7 @@ def use(notebook: Notebook) -> None:
     canvas.wait_for(state="visible")
     whole = notebook.python("int(painter.mask.sum())")
     assert whole == notebook.python("int(case.mask.sum())") and notebook.python(LEFT) == 0
-    box = canvas.bounding_box()
-    assert box is not None
+    box = still(canvas)
     scale = box["width"] / 256
     painter.locator("[data-tool=eraser]").first.click()
     drag(notebook.page, canvas, *(((x + 0.5) * scale, (y + 0.5) * scale) for x, y in ((66, 92), (100, 96))))

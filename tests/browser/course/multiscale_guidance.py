@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.gestures import click
+from tests.browser.gestures import click, still
 from tests.browser.notebook import Notebook
 
 
@@ -12,8 +12,7 @@ def use(notebook: Notebook) -> None:
     explorer = notebook.reveal(".dk-explorer", "explorer = CorrespondenceExplorer")
     canvas = explorer.locator(".dk-main canvas.dk-a")
     canvas.wait_for(state="visible")
-    box = canvas.bounding_box()
-    assert box is not None
+    box = still(canvas)
     scale = box["width"] / 256
     click(notebook.page, canvas, (173.5 * scale, 150.5 * scale))
     notebook.until("explorer.point != (93, 145)")

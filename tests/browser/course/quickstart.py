@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.browser.gestures import drag
+from tests.browser.gestures import drag, still
 from tests.browser.notebook import Notebook
 
 
@@ -12,8 +12,7 @@ def use(notebook: Notebook) -> None:
     canvas = studio.locator(".dk-sketch canvas").first
     canvas.wait_for(state="visible")
     (before,) = notebook.python("studio.sketch.points")
-    box = canvas.bounding_box()
-    assert box is not None
+    box = still(canvas)
     scale = box["width"] / 256
     tip = ((before[2] + 0.5) * scale, (before[3] + 0.5) * scale)
     studio.locator("[data-tool=point]").first.click()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.gestures import drag
+from tests.browser.gestures import drag, still
 from tests.browser.notebook import Notebook
 
 
@@ -14,8 +14,7 @@ def use(notebook: Notebook) -> None:
     canvas = studio.locator(".dk-sketch canvas").first
     canvas.wait_for(state="visible")
     assert studio.get_by_text("Paint what shall go").is_visible()
-    box = canvas.bounding_box()
-    assert box is not None
+    box = still(canvas)
     scale = box["width"] / 256
     tip, there = (25.5 * scale, 130.5 * scale), (225.5 * scale, 130.5 * scale)
     studio.locator("[data-tool=point]").first.click()
