@@ -35,7 +35,7 @@ from dragonkit.models import Cond, Model
 from dragonkit.passes import Watched, joint, separate
 from dragonkit.preserve import preserve
 from dragonkit.regions import Frame, as_image, dilate, pad
-from dragonkit.schedule import Schedule
+from dragonkit.schedule import PURE_NOISE, Schedule
 from dragonkit.taps import attentions, counted, features, unfused
 from dragonkit.trace import NOTHING, Look, Observer, Record, Trace
 from dragonkit.trace import Result as Result
@@ -99,7 +99,7 @@ def edit_steps(
     observed = Observer(record, model.unet, path, m, mix)
     empty = path.unconditional(model, w.cfg)
     guided = [i for i in schedule.window(w.guided) if i < round(w.dense * len(schedule)) or i % 2 == 0]
-    guided = guided if w.energy else []
+    guided = [i for i in guided if w.energy and schedule.alpha(i) > PURE_NOISE]
     attended = schedule.window(w.attention) if w.attention_mode != "off" else range(0)
     locked = schedule.window(w.lock_window) if w.lock else range(0)
     outside = ~dilate(m.edited, w.lock_margin) if m.edited is not None else None
@@ -222,7 +222,7 @@ def edit(
 
     def inverted(picture: Tensor, words: str, title: str, cfg: float | None = None) -> Path:
         z0, shown = model.encode(pad(picture, model.multiple)[None]), bar(title, len(schedule), progress)
-        path = invert(model, z0, model.embed(words), schedule, keep=keep, progress=shown, cfg=cfg)
+        path = invert(model, z0, model.embed(words, model.size_of(z0)), schedule, keep=keep, progress=shown, cfg=cfg)
         return replace(path, size=(picture.shape[1], picture.shape[2]))
 
     def decoded(z: Tensor) -> Tensor:
@@ -232,7 +232,8 @@ def edit(
     with unfused(model.unet), counted(model.unet) as count:
         ahead = partial(bar, "guidance branch", shown=progress)
         path = generated.filled(model, keep, ahead) if generated else inverted(source, words, "inversion", w.cfg)
-        cond = path.cond if generated is None or words == generated.prompt else model.embed(words)
+        again = generated is None or words == generated.prompt
+        cond = path.cond if again else model.embed(words, model.size_of(path.z_T))
         keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
         others = tuple(inverted(ref.image, ref.prompt, "reference") for ref in task.references)
         path = replace(path, references=others)

@@ -140,11 +140,11 @@ def generate(
     check_text("prompt", prompt)
     check_seed(seed)
     check_number("cfg", cfg)
-    height, width = size or (model.unet.config.sample_size * model.factor,) * 2
+    height, width = size or model.size
     for side in (height, width):
         if side < model.multiple or side % model.multiple:
             raise InputError(f"size is {width}x{height}: give multiples of {model.multiple}")
-    schedule, cond, empty = Schedule(model, steps), model.embed(prompt), model.embed("")
+    schedule, (cond, empty) = Schedule(model, steps), (model.embed(words, (height, width)) for words in (prompt, ""))
     shape = (1, model.unet.config.in_channels, height // model.factor, width // model.factor)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
     path = Path(schedule, cond, latents={0: z}, size=(height, width))

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dragonkit.errors import InputError
+from dragonkit.text import Cond, arguments
 
 Tokens = dict[str, Tensor]
 """Self-attention inputs (B, N, C) by the name of the attention module."""
@@ -72,17 +73,19 @@ def features(unet: Any, layers: Iterable[int], *, stop: bool = False) -> Iterato
             handle.remove()
 
 
-def tap(unet: Any, layers: Iterable[int], z: Tensor, t: int, cond: dict[str, Tensor]) -> dict[int, Tensor]:
+def tap(unet: Any, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> dict[int, Tensor]:
     """Features of decoder layers at (z, t), computing nothing after the last of them.
 
-    Differentiable in z. Layer k is the output of ``up_blocks[k - 1]``; the paper uses 2 and 3.
+    Differentiable in z. Layer k is the output of ``up_blocks[k - 1]``; the paper uses 2 and 3 of Stable Diffusion's
+    four, which have a half and all of the latent's resolution. Stable Diffusion XL has three layers, of a half, all and
+    all of it (64, 128 and 128 cells a side at 1024 px): there 1 and 2 correspond to these.
 
     Args:
         unet: the denoiser.
         layers: any of 1 to 4, in any order.
         z: (B, C, h, w), at timestep t.
         t: training timestep.
-        cond: keyword arguments of the U-Net.
+        cond: what conditions the U-Net, of z's batch.
 
     Returns:
         layer -> (B, C_k, h_k, w_k), in the model's dtype.
@@ -92,7 +95,7 @@ def tap(unet: Any, layers: Iterable[int], z: Tensor, t: int, cond: dict[str, Ten
     """
     with features(unet, layers, stop=True) as found:
         try:
-            unet(z.to(next(unet.parameters()).dtype), t, **cond, return_dict=False)
+            unet(z.to(next(unet.parameters()).dtype), t, **arguments(cond), return_dict=False)
         except _Enough:
             pass
     return dict(sorted(found.items()))

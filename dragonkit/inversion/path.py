@@ -125,7 +125,7 @@ class Path:
         """
         if self.cfg is not None and self.cfg != cfg:
             raise InputError(f"cfg is {cfg:g}, but the inversion was made for cfg {self.cfg:g}: give both the same")
-        plain = model.embed("") if cfg != 1 else {}
+        plain = model.embed("", model.size_of(self.z_T)) if cfg != 1 else {}
         return [self.empty.get(i, plain) for i in range(len(self.schedule))]
 
     @torch.no_grad()
