@@ -11,18 +11,18 @@ from dragonkit.edits.base import Edit, Regions
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Path
 from dragonkit.models import Model
-from dragonkit.taps import rewire
+from dragonkit.taps import Ragged, repeated, rewire
 from dragonkit.trace import Mixing
 
 
 def mixing(edit: Edit, m: Regions, w: Guidance) -> Mixing:
     """Which tokens rewired self-attention takes its keys and values from: own, the guidance branch's, references'."""
 
-    def mix(own: Tensor, gud: Tensor, refs: tuple[Tensor, ...]) -> Tensor:
+    def mix(own: Tensor, gud: Tensor, refs: tuple[Tensor, ...]) -> Tensor | Ragged:
         if w.attention_mode == "replace":
             return gud
         if w.attention_mode == "concat":
-            return torch.cat([own, gud.expand_as(own)], dim=1)
+            return torch.cat([own, repeated(gud, len(own))], dim=1)
         return edit.context(own, gud, refs, m)
 
     return mix

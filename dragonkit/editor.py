@@ -12,7 +12,7 @@ Data flow::
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,17 +31,17 @@ from dragonkit.errors import InputError
 from dragonkit.generation import Generated, denoise
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, Keep, Path, ddim_invert
+from dragonkit.memory import Memory, economy, frees
 from dragonkit.models import Cond, Model
 from dragonkit.passes import Watched, joint, separate
 from dragonkit.preserve import preserve
+from dragonkit.progress import Bar
+from dragonkit.progress import bar as bar
 from dragonkit.regions import Frame, as_image, dilate, pad
 from dragonkit.schedule import PURE_NOISE, Schedule
 from dragonkit.taps import attentions, counted, features, unfused
 from dragonkit.trace import NOTHING, Look, Observer, Record, Trace
 from dragonkit.trace import Result as Result
-
-Bar = Callable[[str, int], Callable[[Iterable[Any]], Iterable[Any]]]
-"""(title, number of steps) -> what a loop over the steps is wrapped in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def edit_steps(
             at = separate(model, z, t, cond, w.layers)
         terms, grad = energy(model, path, edit, m, frame, at, i, w) if at else ([], None)
         guided_eps = eps if grad is None else eps + clipped(w.eta * grad, w.clip)
-        noise = torch.randn(z.shape, generator=generator).to(z) if i in stochastic else None
+        noise = torch.randn(z[:1].shape, generator=generator).to(z) if i in stochastic else None
         along = eps if w.through == "x0" else guided_eps
         z, x0 = schedule.step(z, along, i, towards=guided_eps, churn=churn, noise=noise)
         if i in locked and outside is not None:
@@ -176,6 +176,7 @@ def frame_of(model: Model, path: Path) -> Frame:
     return Frame(height, width, model.factor, model.multiple, model.device)
 
 
+@frees
 def edit(
     model: Model,
     image: Any,
@@ -188,6 +189,7 @@ def edit(
     trace: bool | Record = False,
     progress: bool | Bar = True,
     on_step: Callable[[Trace], object] | None = None,
+    memory: Memory = "full",
 ) -> Result:
     """Edit an image.
 
@@ -205,6 +207,7 @@ def edit(
         progress: show progress bars; or a function of a title and a number of steps that gives what to wrap their
             loop in. Whatever that raises ends the edit at that step, inversions included.
         on_step: called after every step of the edit with its trace so far. What it raises ends the edit.
+        memory: "low" takes less of a GPU's and somewhat more time, see :func:`dragonkit.memory.economy`.
 
     Returns:
         The edited image, of the same size.
@@ -212,13 +215,14 @@ def edit(
     Raises:
         InputError: anything given cannot be used; raised before the denoiser runs.
         NonFiniteError: an energy, a gradient, a latent or the image is not finite.
+        OutOfMemoryError: the device's memory is too small; the message names what takes less.
     """
     began = time.perf_counter()
     generated = image if isinstance(image, Generated) else None
     source = generated.tensor if generated else as_image(image)
     task, words, w, frame = checked(model, image if generated else source, edit, edits, prompt, guidance)
     schedule = generated.path.schedule if generated else Schedule(model, w.steps)
-    keep, record = Keep.wanted(w, schedule), Record.of(trace, model.unet)
+    record = Record.of(trace, model.unet)
 
     def inverted(picture: Tensor, words: str, title: str, cfg: float | None = None) -> Path:
         z0, shown = model.encode(pad(picture, model.multiple)[None]), bar(title, len(schedule), progress)
@@ -229,7 +233,8 @@ def edit(
         return model.decode(z)[0, :, : frame.height, : frame.width].cpu()
 
     kept = Trace(decoded, record)
-    with unfused(model.unet), counted(model.unet) as count:
+    with economy(model, memory) as store, unfused(model.unet), counted(model.unet) as count:
+        keep = Keep.wanted(w, schedule, store)
         ahead = partial(bar, "guidance branch", shown=progress)
         path = generated.filled(model, keep, ahead) if generated else inverted(source, words, "inversion", w.cfg)
         again = generated is None or words == generated.prompt
@@ -242,10 +247,10 @@ def edit(
             kept.add(step)
             if on_step:
                 on_step(kept)
-    result, places = decoded(step.z), task.places(frame)
-    if w.preserve and places:
-        through = decoded(path.latents[len(schedule)])
-        result = preserve(result, through, source.cpu(), *places, cell=model.factor)
+        result, places = decoded(step.z), task.places(frame)
+        if w.preserve and places:
+            through = decoded(path.latents[len(schedule)])
+            result = preserve(result, through, source.cpu(), *places, cell=model.factor)
     return Result(result, step.z, kept, count.evaluations, time.perf_counter() - began)
 
 
@@ -283,18 +288,3 @@ def checked(model: Any, image: Any, edit: Any, edits: Any, prompt: Any, w: Any) 
             attentions(model.unet)
     model.check_weights()
     return task, prompt, w, frame
-
-
-def bar(title: str, count: int, shown: bool | Bar) -> Callable[[Iterable[Any]], Iterable[Any]]:
-    """A function that wraps an iterable in a progress bar, or leaves it as it is."""
-    if callable(shown):
-        return shown(title, count)
-    if not shown:
-        return lambda steps: steps
-
-    from tqdm import tqdm
-
-    def wrap(steps: Iterable[Any]) -> Iterable[Any]:
-        return tqdm(steps, desc=title, total=count)
-
-    return wrap

@@ -96,7 +96,7 @@ class Generated:
             keep: what is asked for.
             bar: given the number of steps to evaluate, what wraps the loop over them.
         """
-        path = self.path
+        path = self.path.kept_in(keep.store)
         lacking = [
             i
             for i in sorted({*keep.tokens, *keep.features})
@@ -165,6 +165,6 @@ def denoise(model: Model, z: Tensor, t: int, cond: Cond, empty: Cond, cfg: float
     """ε with classifier-free guidance: ε_∅ + cfg (ε_c - ε_∅), both halves in one pass; plain ε_c if cfg is 1."""
     if cfg == 1:
         return model.predict(z, t, cond)
-    both = {name: torch.cat([cond[name], empty[name]]) for name in cond}
+    both = {name: torch.cat([cond[name], empty[name].expand_as(cond[name])]) for name in cond}
     eps, eps_empty = model.predict(torch.cat([z, z]), t, both).chunk(2)
     return eps_empty + cfg * (eps - eps_empty)

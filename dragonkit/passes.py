@@ -59,7 +59,7 @@ def joint(
         ε, float32 (1, C, h, w), as :func:`dragonkit.generation.denoise` gives it, and the features.
     """
     layers = tuple(layers)
-    eps_empty = model.predict(z, t, empty) if cfg != 1 else None
+    eps_empty = model.predict(z, t, {k: empty[k].expand_as(cond[k]) for k in cond}) if cfg != 1 else None
     leaf = z.detach().requires_grad_()
 
     def enough(module: Any, args: Any, output: Any) -> None:

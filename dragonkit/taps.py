@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -24,7 +24,20 @@ from dragonkit.text import Cond, arguments
 Tokens = dict[str, Tensor]
 """Self-attention inputs (B, N, C) by the name of the attention module."""
 
-Context = Callable[[str, Tensor], "Tensor | None"]
+
+class Ragged(NamedTuple):
+    """Tokens of a batch whose members attend to different numbers of them.
+
+    Args:
+        tokens: (B, M, C), padded to the longest.
+        bias: (B, 1, M), added to the attention's logits: 0, or -inf where there is only padding.
+    """
+
+    tokens: Tensor
+    bias: Tensor
+
+
+Context = Callable[[str, Tensor], Tensor | Ragged | None]
 """(module name, own tokens) -> tokens to take keys and values from, or None to leave the module alone."""
 
 
@@ -153,7 +166,7 @@ def rewire(unet: Any, context: Context) -> Iterator[None]:
     Args:
         unet: the denoiser.
         context: called with the module's name and its own tokens (B, N, C); returns the tokens (1 or B, M, C) to
-            attend to, expanded to the batch here, or None for ordinary self-attention.
+            attend to, :func:`repeated` to the batch here, or None for ordinary self-attention.
     """
 
     def swap(name: str, args: Any, kwargs: Any) -> Any:
@@ -161,11 +174,18 @@ def rewire(unet: Any, context: Context) -> Iterator[None]:
         theirs = context(name, own)
         if theirs is None:
             return None
-        theirs = theirs.to(own.dtype).expand(own.shape[0], -1, -1)
-        return args, {**kwargs, "encoder_hidden_states": theirs}
+        tokens, bias = theirs if isinstance(theirs, Ragged) else (theirs, None)
+        tokens = repeated(tokens.to(own.dtype), len(own))
+        masked = {} if bias is None else {"attention_mask": repeated(bias.to(own.dtype), len(own))}
+        return args, {**kwargs, "encoder_hidden_states": tokens, **masked}
 
     with unfused(unet), _before(attentions(unet), swap):
         yield
+
+
+def repeated(x: Tensor, count: int) -> Tensor:
+    """(B, N, C) for a batch of ``count`` that holds those B several times, as guidance's two halves do."""
+    return x.expand(count, -1, -1) if len(x) == 1 else x.repeat(count // len(x), 1, 1)
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from dragonkit.taps import Tokens, features, record, tap
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
+Store = Callable[..., MutableMapping[int, Any]]
+"""Makes what keeps tensors by step and name: ``dict``, or something as it that keeps them elsewhere; like ``dict`` it
+may be given a mapping to begin with."""
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -27,20 +31,23 @@ class Keep:
         layers: decoder layers whose features are kept, from 1.
         features: indices of the steps at which they are.
         tokens: indices of the steps at which self-attention inputs are kept.
+        store: what makes the places where both are kept, see :func:`dragonkit.memory.economy`.
     """
 
     layers: tuple[int, ...] = ()
     features: range = range(0)
     tokens: range = range(0)
+    store: Store = dict
 
     @classmethod
-    def wanted(cls, w: Guidance, schedule: Schedule) -> Keep:
+    def wanted(cls, w: Guidance, schedule: Schedule, store: Store = dict) -> Keep:
         """What a guided run will ask for, and no more."""
         cached = w.reference == "cached" and w.energy > 0
         return cls(
             layers=w.layers,
             features=schedule.window(w.guided) if cached else range(0),
             tokens=range(0) if w.attention_mode == "off" else schedule.window(w.attention),
+            store=store,
         )
 
 
@@ -85,8 +92,8 @@ class Path:
     cond: Cond
     latents: dict[int, Tensor] = field(default_factory=dict)
     inputs: dict[int, Tensor] = field(default_factory=dict)
-    tokens: dict[int, Tokens] = field(default_factory=dict)
-    features: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+    tokens: MutableMapping[int, Tokens] = field(default_factory=dict)
+    features: MutableMapping[int, dict[int, Tensor]] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     references: tuple[Path, ...] = ()
     empty: dict[int, Cond] = field(default_factory=dict)
@@ -96,6 +103,10 @@ class Path:
     def z_T(self) -> Tensor:
         """The noisiest latent, where generation starts."""
         return self.latents[0]
+
+    def kept_in(self, store: Store) -> Path:
+        """The path with its tokens and features kept elsewhere; itself if they are kept as they are."""
+        return self if store is dict else replace(self, tokens=store(self.tokens), features=store(self.features))
 
     def evaluate(self, model: Model, z: Tensor, i: int, keep: Keep) -> Evaluation:
         """Evaluate the denoiser at z under the path's prompt, as the guidance branch would at step i."""
