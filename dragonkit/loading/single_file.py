@@ -61,9 +61,9 @@ def read_file(
 
     check_file(file, file.name)
     shapes = shapes_of(file)
-    name = family(shapes, file.name)
-    configs = dict(PUBLISHED[name]) if config is None else _configs(config)
-    configs["scheduler"] = configs["scheduler"] | _told(shapes)
+    check_kind(shapes, file.name)
+    configs = dict(PUBLISHED[family(shapes, file.name)]) if config is None else _configs(config)
+    index, noise = configs.pop("model_index", {}), configs.pop("scheduler") | _told(shapes)
     check_unet(configs["unet"])
     two = "text_encoder_2" in configs
     tokens = _tokenizers(_vocabulary(config, tokenizer, file.name), configs)
@@ -73,20 +73,22 @@ def read_file(
     set_verbosity(logging.ERROR)  # of tensors that are no part of a model, such as averages kept by training
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _write(Path(folder), configs, kind.__name__)
+            _write(Path(folder), configs | {"scheduler": noise}, kind.__name__)
             # The autoencoder may need more bits than the rest, so all is read as it is stored and then made narrower.
             pipe = kind.from_single_file(str(file), config=folder, local_files_only=True, **tokens, **_ABSENT[two])
+    except NotImplementedError as error:  # a tensor without data was to be moved
+        raise InputError(f"{file.name} lacks tensors of its U-Net or autoencoder: fetch the file again") from error
     finally:
         set_verbosity(before)
-    nets = {part: getattr(pipe, part) for part in configs if part != "scheduler"}
+    nets = {part: getattr(pipe, part) for part in configs}
     for part, net in nets.items():
         absent = [key for key, tensor in net.state_dict().items() if tensor.is_meta]
         if absent:
             raise InputError(f"{file.name} lacks {part}'s {absent[0]} and {len(absent) - 1} more: fetch the file again")
         # Not by diffusers' own to(), which warns of nothing in particular.
         torch.nn.Module.to(net, vae_dtype(net.config, dtype, two) if part == "vae" else dtype)
-    zeros = configs.get("model_index", {}).get("force_zeros_for_empty_prompt", True)
-    return {**nets, **tokens, "schedule_config": configs["scheduler"], **({"empty_is_zero": zeros} if two else {})}
+    parts = {**nets, **tokens, "schedule_config": noise}
+    return parts | {"empty_is_zero": index.get("force_zeros_for_empty_prompt", True)} if two else parts
 
 
 _ABSENT: dict[bool, dict[str, Any]] = {
@@ -103,6 +105,19 @@ def shapes_of(file: Path) -> Shapes:
         return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
 
 
+def check_kind(shapes: Shapes, name: str) -> None:
+    """Raise an InputError unless a checkpoint's U-Net is such as an edit can use; it says what the file is instead."""
+    first = shapes.get(_UNET + "input_blocks.0.0.weight")
+    if first is None:
+        found = next((what for sign, what in _SIGNS if any(sign in key for key in shapes)), "no Stable Diffusion")
+        raise InputError(f"{name} is {found}; {WANTED}")
+    xl = _UNET + "label_emb.0.0.weight" in shapes
+    width = {"cross_attention_dim": _words(shapes)} if xl else {}
+    check_unet({"in_channels": first[1], "addition_embed_type": "text_time" if xl else None, **width})
+    if "edm_mean" in shapes:
+        raise InputError(f"{name} is an EDM model, as Playground 2.5 is; {WANTED}")
+
+
 def family(shapes: Shapes, name: str) -> str:
     """Which of ``PUBLISHED`` a checkpoint's tensors belong to.
 
@@ -114,25 +129,18 @@ def family(shapes: Shapes, name: str) -> str:
         name: the file's, for errors.
 
     Raises:
-        InputError: to none of them; the message says what it is instead, as far as can be told.
+        InputError: to none of them.
     """
-    first = shapes.get(_UNET + "input_blocks.0.0.weight")
-    if first is None:
-        found = next((what for sign, what in _SIGNS if any(sign in key for key in shapes)), "no Stable Diffusion")
-        raise InputError(f"{name} is {found}; {WANTED}")
-    words = next((shape for key, shape in shapes.items() if key.endswith("attn2.to_k.weight") and _UNET in key), (0, 0))
-    xl = _UNET + "label_emb.0.0.weight" in shapes
-    check_unet({"in_channels": first[1], "addition_embed_type": "text_time" if xl else None} | _width(words[1], xl))
     known = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
-    if words[1] not in known:
-        raise InputError(f"{name} has text embeddings {words[1]} wide: {WANTED}, or say its config=")
-    if xl and "edm_mean" in shapes:
-        raise InputError(f"{name} is an EDM model (Playground 2.5): {WANTED}")
-    return known[words[1]]
+    if (width := _words(shapes)) not in known:
+        raise InputError(f"{name} has text embeddings {width} wide: {WANTED}, or say its config=")
+    return known[width]
 
 
-def _width(width: int, xl: bool) -> dict[str, Any]:
-    return {"cross_attention_dim": width} if xl else {}
+def _words(shapes: Shapes) -> int:
+    """How wide the text embeddings are that the U-Net looks at; 0 if it looks at none."""
+    key = next((key for key in shapes if key.startswith(_UNET) and key.endswith("attn2.to_k.weight")), None)
+    return shapes[key][1] if key else 0
 
 
 def _told(shapes: Shapes) -> dict[str, Any]:
@@ -209,13 +217,11 @@ def _write(folder: Path, configs: dict[str, Any], kind: str) -> None:
     index: dict[str, Any] = {"_class_name": kind}
     libraries = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
     for part, config in configs.items():
-        if part == "model_index":
-            continue
         (folder / part).mkdir()
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         (folder / part / name).write_text(json.dumps(config), encoding="utf-8")
         if part == "scheduler":
-            index[part] = ["diffusers", config.get("_class_name", "DDIMScheduler")]
+            index[part] = ["diffusers", "DDIMScheduler"]  # whichever it is: only its configuration is read
         elif part in libraries:
             index[part] = ["diffusers", libraries[part]]
         else:
