@@ -22,7 +22,7 @@ def fuse(model: Model, source: str | Path, scale: float = 1.0) -> None:
     """Add a LoRA to a model's weights: W <- W + scale (α / r) B A (Hu et al., 2021), for each layer that it changes.
 
     Args:
-        model: the model, changed in place; if anything fails, it is left as it was.
+        model: the model, changed in place; if the LoRA is refused, it is left as it was.
         source: a .safetensors file, a folder that holds one, or a hub id.
         scale: the LoRA's strength.
 
@@ -32,28 +32,22 @@ def fuse(model: Model, source: str | Path, scale: float = 1.0) -> None:
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
         raise InputError(f"scale is {scale!r}: give a finite number, 1 for the LoRA's full strength")
     file = lora_file(source)
-    pipe = _pipeline(model)
-    before = {name: net.state_dict() for name, net in model.parts.items()}
-    kept = {name: {key: tensor.clone() for key, tensor in state.items()} for name, state in before.items()}
+    _check_finite(file)
+    pipe, parts = _pipeline(model), [part for part in _PARTS if part in model.parts]
     try:
         pipe.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True, local_files_only=True)
-        fitting = any(hasattr(module, "lora_A") for net in model.parts.values() for module in net.modules())
-        if not fitting:
-            raise InputError(f"{file.name} changes nothing in {model.name!r}: it was made for another model")
-        pipe.fuse_lora(components=[part for part in _PARTS if part in model.parts], lora_scale=scale)
-        pipe.unload_lora_weights()
-        model.check_weights()
-    except Exception as error:
-        pipe.unload_lora_weights()
-        for name, net in model.parts.items():
-            net.load_state_dict(kept[name])
-        if isinstance(error, InputError):
-            raise
+        changed = sum(hasattr(module, "lora_A") for part in parts for module in model.parts[part].modules())
+        if changed:
+            pipe.fuse_lora(components=parts, lora_scale=scale, safe_fusing=True)
+    except Exception as error:  # of diffusers, of peft, of torch: whichever notices first that it does not fit
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{file.name} is no LoRA for {model.name!r} ({reason})") from error
     finally:
+        pipe.unload_lora_weights()  # the layers that were added; what was fused stays
         for net in model.parts.values():
             net.eval().requires_grad_(False)
+    if not changed:
+        raise InputError(f"{file.name} changes nothing in {model.name!r}: it is no LoRA, or made for another model")
 
 
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -84,6 +78,15 @@ def lora_file(source: str | Path) -> Path:
     return place
 
 
+def _check_finite(file: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118
+            if not tensors.get_tensor(key).isfinite().all():
+                raise InputError(f"{file.name}: {key} holds NaN or infinity; fetch the LoRA again")
+
+
 def _fetch(repo: str) -> Path:
     """A LoRA on the hub; the local cache first."""
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
@@ -105,7 +108,7 @@ def _pipeline(model: Model) -> Any:
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise InputError("LoRAs need the package peft: run pip install peft") from None
+        raise InputError("LoRAs need the package peft: run pip install 'dragonkit[lora]', or pip install peft") from None
     import diffusers
 
     parts = {**model.parts, "tokenizer": model.tokenizer, "scheduler": diffusers.DDIMScheduler()}
