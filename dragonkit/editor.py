@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dragonkit.attention import attention, mixing
+from dragonkit.attention import looking, mixing
 from dragonkit.checks import check_text
 from dragonkit.edits.base import Branches, Edit, Regions
 from dragonkit.edits.several import Several
@@ -111,11 +110,12 @@ def edit_steps(
 
     for i, visit in visits(schedule, w):
         t = schedule.timesteps[i]
-        with attention(model, path, mix, i, w) if i in attended else nullcontext(), observed() as seen:
+        look = looking(model, path, mix, i, w) if i in attended else None
+        with observed() as seen:
             if w.one_pass and i in guided:
-                eps, at = joint(model, z, t, cond, empty[i], w.cfg, w.layers)
+                eps, at = joint(model, z, t, cond, empty[i], w.cfg, w.layers, look)
             else:
-                eps, at = denoise(model, z, t, cond, empty[i], w.cfg), None
+                eps, at = denoise(model, z, t, cond, empty[i], w.cfg, look), None
         if i in guided and at is None:
             at = separate(model, z, t, cond, w.layers)
         terms, grad = energy(model, path, edit, m, frame, at, i, w) if at else ([], None)

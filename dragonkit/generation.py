@@ -14,6 +14,7 @@ from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, Path
 from dragonkit.models import Cond, Model
+from dragonkit.passes import Looking, evaluate
 from dragonkit.schedule import Schedule
 from dragonkit.trace import to_pil
 
@@ -161,10 +162,12 @@ def generate(
     return Generated(model.decode(z)[0].cpu(), path, prompt, seed, float(cfg))
 
 
-def denoise(model: Model, z: Tensor, t: int, cond: Cond, empty: Cond, cfg: float) -> Tensor:
+def denoise(
+    model: Model, z: Tensor, t: int, cond: Cond, empty: Cond, cfg: float, look: Looking | None = None
+) -> Tensor:
     """ε with classifier-free guidance: ε_∅ + cfg (ε_c - ε_∅), both halves in one pass; plain ε_c if cfg is 1."""
     if cfg == 1:
-        return model.predict(z, t, cond)
+        return evaluate(model, z, t, cond, look=look).eps
     both = {name: torch.cat([cond[name], empty[name].expand_as(cond[name])]) for name in cond}
-    eps, eps_empty = model.predict(torch.cat([z, z]), t, both).chunk(2)
+    eps, eps_empty = evaluate(model, torch.cat([z, z]), t, both, look=look).eps.chunk(2)
     return eps_empty + cfg * (eps - eps_empty)

@@ -24,6 +24,7 @@ from dragonkit.text import arguments, embed_one, embed_two
 
 if TYPE_CHECKING:
     from dragonkit.generation import Generated
+    from dragonkit.graphs import Graphs
 
 
 @dataclass(eq=False)
@@ -43,6 +44,7 @@ class Model:
         text_encoder_2: Stable Diffusion XL's second text encoder, with a projection.
         tokenizer_2: its tokenizer.
         empty_is_zero: with two text encoders, whether the empty prompt's embedding is zero.
+        graphs: what records the denoiser's passes and replays them, where there is a GPU; None evaluates every pass.
 
     Raises:
         InputError: the noise schedule or the kind of prediction is not known.
@@ -58,6 +60,7 @@ class Model:
     text_encoder_2: Any = None
     tokenizer_2: Any = None
     empty_is_zero: bool = True
+    graphs: Graphs | None = None
 
     def __post_init__(self) -> None:
         for part in self.parts.values():
@@ -142,11 +145,14 @@ class Model:
         Returns:
             ε, float32 (B, C, h, w); a v-prediction v is converted: ε = √ᾱ v + √(1-ᾱ) z.
         """
-        out = self.unet(z.to(self.dtype), t, **arguments(cond), return_dict=False)[0].float()
-        if self._v:
-            a = self._alphas[t]
-            out = a**0.5 * out + (1 - a) ** 0.5 * z
-        return out
+        return self.noise(self.unet(z.to(self.dtype), t, **arguments(cond), return_dict=False)[0], z, t)
+
+    def noise(self, out: Tensor, z: Tensor, t: int) -> Tensor:
+        """ε, float32, from what the U-Net gave at (z, t): that itself, or a v-prediction."""
+        if not self._v:
+            return out.float()
+        a = self._alphas[t]
+        return a**0.5 * out.float() + (1 - a) ** 0.5 * z
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -225,6 +231,7 @@ def load(
     lora: str | Path | None = None,
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    graphs: bool | None = None,
 ) -> Model:
     """Load a model; only safetensors, no code from the model's folder, no network unless the hub is named.
 
@@ -247,6 +254,8 @@ def load(
             default what the file's tensors look like.
         tokenizer: for a single file: a diffusers folder, a tokenizer's folder or a hub id with the vocabulary, which
             the file does not hold; default the local cache's, if it has one.
+        graphs: record the denoiser's passes as CUDA graphs and replay them, which takes some memory and, at the first
+            edit of each size, some seconds; default where there is CUDA. See :mod:`dragonkit.graphs`.
 
     Raises:
         InputError: nothing of that name, or its weights are missing, truncated, not finite or of a model that an edit
@@ -273,6 +282,12 @@ def load(
     if place.type == "cpu":
         for part in (model.unet, model.vae):
             part.to(memory_format=torch.channels_last)  # somewhat faster there; in float16, twenty times
+    if graphs and place.type != "cuda":
+        raise InputError(f"graphs is True, but the device is {place}: they are a CUDA device's, leave graphs out")
+    if place.type == "cuda" and graphs is not False:
+        from dragonkit.graphs import Graphs
+
+        model.graphs = Graphs(model)
     return model
 
 

@@ -40,6 +40,9 @@ class Ragged(NamedTuple):
 Context = Callable[[str, Tensor], Tensor | Ragged | None]
 """(module name, own tokens) -> tokens to take keys and values from, or None to leave the module alone."""
 
+Mixing = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor | Ragged]
+"""(own, guidance, reference tokens) -> the tokens attended to; it selects and joins along dimension 1."""
+
 
 class _Enough(Exception):
     """Raised in a hook to end a forward pass whose rest nobody needs."""
@@ -212,16 +215,16 @@ class Count:
 
     evaluations: int = 0
 
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        """One more: it is a hook before the U-Net."""
+        self.evaluations += 1
+
 
 @contextmanager
 def counted(unet: Any) -> Iterator[Count]:
     """Count the U-Net's forward passes inside the block, complete or stopped early."""
     count = Count()
-
-    def add(module: nn.Module, args: Any) -> None:
-        count.evaluations += 1
-
-    handle = unet.register_forward_pre_hook(add)
+    handle = unet.register_forward_pre_hook(count)
     try:
         yield count
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -13,8 +12,9 @@ from torch import Tensor
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.models import Cond, Model
+from dragonkit.passes import evaluate
 from dragonkit.schedule import Schedule
-from dragonkit.taps import Tokens, features, record, tap
+from dragonkit.taps import Tokens, tap
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -110,11 +110,9 @@ class Path:
 
     def evaluate(self, model: Model, z: Tensor, i: int, keep: Keep) -> Evaluation:
         """Evaluate the denoiser at z under the path's prompt, as the guidance branch would at step i."""
-        with ExitStack() as stack:
-            tokens = stack.enter_context(record(model.unet)) if i in keep.tokens else None
-            found = stack.enter_context(features(model.unet, keep.layers)) if i in keep.features else None
-            eps = model.predict(z, self.schedule.timesteps[i], self.cond)
-        return Evaluation(z, eps, tokens, found)
+        layers = keep.layers if i in keep.features else ()
+        at = evaluate(model, z, self.schedule.timesteps[i], self.cond, tokens=i in keep.tokens, layers=layers)
+        return Evaluation(z, at.eps, at.tokens or None, at.features or None)
 
     def visit(self, i: int, at: Evaluation) -> None:
         """Make an evaluation the one of step i."""
@@ -151,9 +149,8 @@ class Path:
     def tokens_at(self, model: Model, i: int) -> Tokens:
         """Guidance tokens at step i: as kept, or evaluated again if they were not."""
         if i not in self.tokens:
-            with record(model.unet) as tokens:
-                model.predict(self.inputs[i], self.schedule.timesteps[i], self.cond)
-            self.tokens[i] = tokens
+            at = evaluate(model, self.inputs[i], self.schedule.timesteps[i], self.cond, tokens=True)
+            self.tokens[i] = at.tokens
         return self.tokens[i]
 
 

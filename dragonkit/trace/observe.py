@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dragonkit.errors import InputError
+from dragonkit.taps import Mixing as Mixing
 from dragonkit.taps import Ragged, attentions, features
 from dragonkit.trace.look import Look, Rows, Shapes, spread
 from dragonkit.trace.record import Record
@@ -23,9 +24,6 @@ from dragonkit.trace.record import Record
 if TYPE_CHECKING:
     from dragonkit.edits.base import Regions
     from dragonkit.inversion import Path
-
-Mixing = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor | Ragged]
-"""(own, guidance, reference tokens) -> the tokens attended to; it selects and joins along dimension 1."""
 
 
 MOST = 2**22
