@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
     from dragonkit.inversion import null_text_invert as null_text_invert
     from dragonkit.models import Model as Model
     from dragonkit.models import load as load
+    from dragonkit.pipeline import DragonDiffusionPipeline as DragonDiffusionPipeline
     from dragonkit.reconstruction import reconstruct as reconstruct
     from dragonkit.schedule import Schedule as Schedule
     from dragonkit.session import Session as Session
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
 _HOME = {
     "Appearance": "edits",
     "Drag": "edits",
+    "DragonDiffusionPipeline": "pipeline",
     "Guidance": "guidance",
     "InputError": "errors",
     "Model": "models",

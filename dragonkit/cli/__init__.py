@@ -1,4 +1,4 @@
-"""The command line: ``python -m dragonkit edit | many | render | case | bench | lab``.
+"""The command line: ``python -m dragonkit edit | many | render | case | bench | models | lab``.
 
 Every mistake of the user is one line on standard error and exit code 2, an interrupt is 130; in both cases nothing has
 been written, because results are first written beside their place and moved there once they are complete.
@@ -16,6 +16,7 @@ from typing import NoReturn
 from dragonkit import __version__
 from dragonkit.cli.bench import add_bench
 from dragonkit.cli.many import add_many
+from dragonkit.cli.models import add_models
 from dragonkit.errors import InputError, NonFiniteError, OutOfMemoryError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     case.set_defaults(run=_case)
 
     add_bench(commands)
+    add_models(commands)
 
     lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
     lab.set_defaults(run=_lab)

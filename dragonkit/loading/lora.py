@@ -108,7 +108,7 @@ def _pipeline(model: Model) -> Any:
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise InputError("LoRAs need the package peft: run pip install 'dragonkit[lora]', or pip install peft") from None
+        raise InputError("LoRAs need the package peft: run pip install 'dragonkit[lora]'") from None
     import diffusers
 
     parts = {**model.parts, "tokenizer": model.tokenizer, "scheduler": diffusers.DDIMScheduler()}
