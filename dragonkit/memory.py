@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
@@ -31,6 +30,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def check_memory(memory: Any) -> None:
+    """Raise an InputError unless ``memory`` is one of the words that :data:`Memory` knows."""
+    if memory not in get_args(Memory):
+        raise InputError(f"memory is {memory!r}: choose from {', '.join(map(repr, get_args(Memory)))}")
+
+
 @contextmanager
 def economy(model: Model, memory: Memory) -> Iterator[Store]:
     """Arrange for an edit to take as much memory as is said, while the block lasts.
@@ -50,8 +55,7 @@ def economy(model: Model, memory: Memory) -> Iterator[Store]:
     Raises:
         InputError: ``memory`` is neither.
     """
-    if memory not in get_args(Memory):
-        raise InputError(f"memory is {memory!r}: choose from {', '.join(map(repr, get_args(Memory)))}")
+    check_memory(memory)
     if memory == "full":
         yield dict
         return
@@ -189,9 +193,8 @@ def frees(call: Callable[P, T]) -> Callable[P, T]:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if isinstance(error, OutOfMemoryError) or not _exhausted(error):
                 raise
-            traceback.clear_frames(error.__traceback__)
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        # After the block, where the new error has no memory of the old one and its frames.
+        # After the block, where the old error is gone with its frames, and the new one has no memory of it.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

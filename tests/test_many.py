@@ -254,13 +254,16 @@ def test_a_claim_is_one_processs_and_ends_with_it(tmp_path: Path) -> None:
     two.release_all()
 
     script = (
-        "import sys, time, pathlib; from dragonkit.many.folder import Folder; f = Folder(pathlib.Path(sys.argv[1]));"
-        "f.claim('a'); (f.path / '.a-0123abc_').mkdir(); (f.path / '.a-b-0123abc_').mkdir(); print('here', flush=True);"
-        "time.sleep(600)"
+        "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1] + '/.a.lock'); lock.acquire();"
+        "print('here', flush=True);"
+        "time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None and process.stdout.readline() == b"here\n"
-        assert not one.claim("a")
+        claimed = one.claim("a")
         process.kill()
+    assert not claimed
+    (tmp_path / ".a-0123abc_").mkdir()
+    (tmp_path / ".a-b-0123abc_").mkdir()
     assert one.claim("a")
     assert not (tmp_path / ".a-0123abc_").exists() and (tmp_path / ".a-b-0123abc_").exists()  # that may be job a-b's

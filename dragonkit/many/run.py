@@ -19,13 +19,13 @@ from dragonkit.inversion import Inverter, ddim_invert
 from dragonkit.many.folder import Folder, stamp
 from dragonkit.many.jobs import Job, Ready, as_job
 from dragonkit.many.together import Wish, edit_together
-from dragonkit.memory import Memory
+from dragonkit.memory import Memory, check_memory
 from dragonkit.models import Model
 from dragonkit.progress import Bar
 from dragonkit.trace import Record, Result
 
 BATCH = 4
-"""Edits at once on a GPU, where one alone leaves most of it idle; on a CPU one at a time is as fast as any number."""
+"""Edits at once on a GPU, where one alone leaves most of it idle; a CPU gains a quarter, and does them one by one."""
 
 HELD = 4
 """Batches' worth of jobs that are held while they wait for others of their kin."""
@@ -122,7 +122,7 @@ def edit_many(
         Every job's outcome, once, in the order in which they finish.
 
     Raises:
-        InputError: ``batch``, ``trace`` or ``out`` is not usable; at once, before the first job.
+        InputError: ``batch``, ``trace``, ``memory`` or ``out`` is not usable; at once, before the first job.
     """
     if not isinstance(model, Model):
         raise InputError(f"model is a {type(model).__name__}: load one with dragonkit.load('mini')")
@@ -130,6 +130,7 @@ def edit_many(
     batch = (1 if model.device.type == "cpu" else BATCH) if batch is None else batch
     check_whole("batch", batch, 1)
     batch = 1 if record.attention or record.features else batch
+    check_memory(memory)
     folder = None if out is None else Folder(Path(out))
     options: dict[str, Any] = {"invert": invert, "trace": record, "progress": progress, "memory": memory}
     return _Run(model, folder, batch, options).outcomes(jobs)
@@ -220,7 +221,6 @@ class _Run:
             if len(group) == 1:
                 yield self._failed(group[0].job.name, error)
                 return
-            traceback.clear_frames(error.__traceback__)  # or they would hold the batch's tensors
             size = 1
             if isinstance(error, OutOfMemoryError):
                 self.batch = size = (len(group) + 1) // 2
@@ -240,7 +240,8 @@ class _Run:
         return Outcome(name, result, folder=written)
 
     def _failed(self, name: str, error: Exception) -> Outcome:
-        traceback.clear_frames(error.__traceback__)  # it may be kept for long, and the frames hold tensors
+        error.add_note("".join(traceback.format_exception(error)))
+        error.__traceback__ = error.__context__ = None  # it may be kept for long, and their frames hold tensors
         if self.folder and name in self.folder:
             self.folder.put_fault(name, error)
             self._let_go(name)
