@@ -17,6 +17,8 @@ from dragonkit.errors import InputError, NonFiniteError
 from dragonkit.loading.cards import CARDS as CARDS
 from dragonkit.loading.cards import Card as Card
 from dragonkit.loading.cards import card_of
+from dragonkit.loading.place import DTYPES as DTYPES
+from dragonkit.loading.place import device_of, dtype_of, lay_out
 from dragonkit.loading.sources import read_any, read_autoencoder
 from dragonkit.schedule import alphas_cumprod
 from dragonkit.text import Cond as Cond
@@ -218,10 +220,6 @@ class Model:
             raise InputError(f"weights of {self.name!r}: {broken} holds NaN or infinity; fetch the model again")
 
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What a model may compute in."""
-
-
 def load(
     name: str | Path = "mini",
     *,
@@ -263,10 +261,8 @@ def load(
     """
     if not isinstance(name, (str, Path)):
         raise InputError(f"model name is {name!r}: give a text, one of {', '.join(CARDS)}, a folder or 'owner/name'")
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}: choose from {', '.join(map(str, DTYPES))}")
-    place = _device(device)
-    dtype = dtype or (torch.float32 if place.type == "cpu" else torch.float16)
+    place = device_of(device)
+    dtype = dtype_of(dtype, place)
     card = card_of(str(name))
     parts = read_any(card.source, CARDS, place, dtype, config=config, tokenizer=tokenizer)
     if vae is not None:
@@ -275,13 +271,11 @@ def load(
         card = replace(card, guidance=CARDS["sdxl"].guidance)
     model = Model(name=str(name), card=card, **parts)
     model.check_weights()
-    if lora is not None:
-        model.load_lora(lora)
     for part in model.parts.values():
         part.to(place)
-    if place.type == "cpu":
-        for part in (model.unet, model.vae):
-            part.to(memory_format=torch.channels_last)  # somewhat faster there; in float16, twenty times
+    if lora is not None:
+        model.load_lora(lora)
+    lay_out(model.unet, model.vae)
     if graphs and place.type != "cuda":
         raise InputError(f"graphs is True, but the device is {place}: they are a CUDA device's, leave graphs out")
     if place.type == "cuda" and graphs is not False:
@@ -289,17 +283,6 @@ def load(
 
         model.graphs = Graphs(model)
     return model
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device meant, which is there and can hold numbers."""
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=place).item()
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises each of them, for one reason or another
-        there = ["'cpu'", *(f"'cuda:{k}'" for k in range(torch.cuda.device_count()))]
-        raise InputError(f"device is {device!r}, which is not there: choose from {', '.join(there)}") from error
-    return place
 
 
 def _finite(x: Tensor, name: str, remedy: str) -> Tensor:

@@ -11,8 +11,9 @@ from dragonkit.edits import Appearance, Drag, Move, Paste, Resize, Rotate
 from dragonkit.errors import InputError
 from dragonkit.guidance import PRESETS, Guidance
 from dragonkit.inversion import ddim_invert, null_text_invert
-from dragonkit.loading.published import PUBLISHED, build, random_parts
+from dragonkit.loading.published import PUBLISHED, build
 from dragonkit.models import CARDS, Model, load
+from dragonkit.random_model import random_model
 from dragonkit.schedule import PURE_NOISE, Schedule, alphas_cumprod
 from dragonkit.taps import attentions, tap
 from tests.families import FAMILIES, edited_json, family_model, family_parts, family_pipeline
@@ -260,9 +261,15 @@ def test_random_models_are_the_seeds_and_any_text_embeds(monkeypatch, name, dtyp
     state, before = torch.get_rng_state(), torch.get_default_dtype()
     model = load(f"{name}-random", device="cpu", dtype=dtype)
     assert torch.equal(torch.get_rng_state(), state) and torch.get_default_dtype() == before
-    again, other = (random_parts(name, torch.device("cpu"), dtype, seed) for seed in (0, 1))
+    again, other = (random_model(name, device="cpu", dtype=dtype, seed=seed) for seed in (0, 1))
     weight = model.unet.conv_in.weight
-    assert torch.equal(weight, again["unet"].conv_in.weight) and not torch.equal(weight, other["unet"].conv_in.weight)
+    assert torch.equal(weight, again.unet.conv_in.weight) and not torch.equal(weight, other.unet.conv_in.weight)
+    assert again.name == model.name == f"{name}-random" and again.card is model.card
+    for wrong in ({"seed": -1}, {"dtype": torch.int8}, {"device": "meta"}):
+        with pytest.raises(InputError):
+            random_model(name, **{"device": "cpu", **wrong})
+    with pytest.raises(InputError, match="no published shape 'sd16': choose from sd15, sd21, sd21-base, sdxl"):
+        random_model("sd16")
     assert model.dtype == dtype and model.default_guidance == CARDS[name].guidance and "random" in model.card.about
     assert model.vae.dtype == (torch.float32 if name == "sdxl" else dtype)
     assert model.embed("élan ☃ 雪 " * 40)["encoder_hidden_states"].shape[1] == 77

@@ -129,8 +129,15 @@ def test_the_base_of_stable_diffusion_2_has_to_be_named(made, monkeypatch, tmp_p
 def test_tensors_beside_the_model_do_no_harm_and_missing_ones_are_named(made, tmp_path):
     _, file, folder = made["sd15"]
     state = load_file(file)
-    save_file(state | {"model_ema.decay": torch.tensor(0.5)}, tmp_path / "more.safetensors")
-    assert load(tmp_path / "more.safetensors", device="cpu", config=folder).embed("a")
+    more = {
+        "model_ema.decay": torch.tensor(0.5),
+        "alphas_cumprod": torch.ones(1000),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(12)[None],
+        "first_stage_model.loss.logvar": torch.zeros(1),
+    }
+    save_file(state | more, tmp_path / "more.safetensors")
+    words = load(tmp_path / "more.safetensors", device="cpu", config=folder).embed("a")["encoder_hidden_states"]
+    assert torch.equal(words, load(folder, device="cpu").embed("a")["encoder_hidden_states"])
     for key, name in (
         ("model.diffusion_model.out.2.bias", "tensors of its U-Net or autoencoder"),
         ("first_stage_model.decoder.conv_out.bias", "tensors of its U-Net or autoencoder"),

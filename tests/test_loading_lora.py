@@ -58,7 +58,9 @@ def test_a_fused_lora_computes_what_diffusers_computes_with_its_layers(family, t
     file, pipe = made(family, tmp_path)
     model, plain = fresh(family), fresh(family)
     keys = {name: net.state_dict().keys() for name, net in model.parts.items()}
+    places = {p.data_ptr() for net in model.parts.values() for p in net.parameters()}
     model.load_lora(file)
+    assert places == {p.data_ptr() for net in model.parts.values() for p in net.parameters()}  # recorded passes go on
     ours = model.generate("a red ball", 5, steps=3, cfg=3.0, size=(64, 64))
     size = dict(height=64, width=64, output_type="latent")
     theirs = pipe("a red ball", latents=ours.z_T, num_inference_steps=3, guidance_scale=3.0, **size).images

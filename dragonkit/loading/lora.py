@@ -38,7 +38,7 @@ def fuse(model: Model, source: str | Path, scale: float = 1.0) -> None:
         pipe.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True, local_files_only=True)
         changed = sum(hasattr(module, "lora_A") for part in parts for module in model.parts[part].modules())
         if changed:
-            pipe.fuse_lora(components=parts, lora_scale=scale, safe_fusing=True)
+            pipe.fuse_lora(components=parts, lora_scale=scale)  # in place
     except Exception as error:  # of diffusers, of peft, of torch: whichever notices first that it does not fit
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{file.name} is no LoRA for {model.name!r} ({reason})") from error
