@@ -1,4 +1,4 @@
-"""Models of exactly the published shapes with random weights: to measure and to test, where weights are not to be had."""
+"""Models of exactly the published shapes with random weights: to measure and to test, without the weights."""
 
 from __future__ import annotations
 

@@ -82,6 +82,13 @@ def test_autoencoders_of_other_models(folder):
 def test_text_encoders_of_other_models(folder):
     edited_json(folder / "text_encoder" / "config.json", architectures=["T5EncoderModel"])
     refused(folder, "text_encoder is a T5EncoderModel, not CLIP's")
+    (folder / "text_encoder" / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/other"}')
+    refused(folder, "text_encoder is an adapter to another model's")
+
+
+def test_quantised_weights(folder):
+    edited_json(folder / "unet" / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    refused(folder, "unet is quantised, which leaves no gradient to guide by: give float16 or wider weights")
 
 
 def test_pipelines_without_a_u_net(tmp_path):

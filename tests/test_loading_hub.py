@@ -218,6 +218,21 @@ def test_an_incomplete_copy_in_the_cache_is_completed_and_a_wrong_model_is_not(m
     assert len(fetched) == 1
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_autoencoder_is_taken_from_the_cache(monkeypatch, tmp_path, whole):
+    pipe = family_pipeline("sd15", seed=1)
+    (pipe if whole else pipe.vae).save_pretrained(tmp_path / "copy")
+    asked = []
+
+    def there(repo, file):
+        asked.append(repo)
+        return tmp_path / "copy" / file if (tmp_path / "copy" / file).is_file() else None
+
+    monkeypatch.setattr(hub, "cached", there)
+    model = load("mini", device="cpu", vae="owner/vae")
+    assert torch.equal(model.vae.decoder.conv_in.weight, pipe.vae.decoder.conv_in.weight) and {*asked} == {"owner/vae"}
+
+
 def test_the_cards_name_repositories_that_are_there():
     sources = {name: card.source for name, card in CARDS.items() if "/" in card.source}
     assert set(sources) == {"sd15", "sd21", "sd21-base", "sdxl"}

@@ -98,7 +98,7 @@ def explained(name: str, known: Iterable[str]) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"model {name!r} cannot be loaded ({reason}): known names are {', '.join(known)}") from error
 

@@ -46,11 +46,19 @@ def check_suits(root: Path) -> None:
         raise InputError(f"{root.name!r} is {_what(root, index)}: {WANTED}")
     if name and index.get("unet", ["diffusers"])[0] is None:
         raise InputError(f"{root.name!r} is a {name} without a U-Net: {WANTED}")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        file = root / part / "config.json"
+        if file.is_file() and read_json(file).get("quantization_config"):
+            raise InputError(
+                f"{part} is quantised, which leaves no gradient to guide by: give float16 or wider weights"
+            )
     if (root / "unet" / "config.json").is_file():
         check_unet(read_json(root / "unet" / "config.json"))
     if (root / "vae" / "config.json").is_file():
         check_vae(read_json(root / "vae" / "config.json"))
     for part in ("text_encoder", "text_encoder_2"):
+        if (root / part / "adapter_config.json").is_file():  # transformers would load whatever base it names
+            raise InputError(f"{part} is an adapter to another model's: merge it, or fuse it with model.load_lora")
         if (root / part / "config.json").is_file():
             kinds = read_json(root / part / "config.json").get("architectures") or ["CLIPTextModel"]
             if not str(kinds[0]).startswith("CLIPTextModel"):
