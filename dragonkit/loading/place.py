@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from dragonkit.errors import InputError
 
@@ -39,7 +38,7 @@ def dtype_of(dtype: Any, place: torch.device) -> torch.dtype:
     return dtype or (torch.float32 if place.type == "cpu" else torch.float16)
 
 
-def lay_out(*parts: nn.Module) -> None:
+def lay_out(*parts: Any) -> None:
     """Lay the weights of convolutions as suits a CPU, if they are on one: somewhat faster; in float16, twenty times."""
     for part in parts:
         if next(part.parameters()).device.type == "cpu":
