@@ -41,7 +41,8 @@ def economy(model: Model, memory: Memory) -> Iterator[Store]:
     """Arrange for an edit to take as much memory as is said, while the block lasts.
 
     With "low", the guidance branch's tokens and features wait in pinned host memory, each step's fetched while the
-    step before is computed; text encoder and autoencoder leave the GPU while the denoiser computes; and the
+    step before is computed; text encoder and autoencoder leave the GPU while the denoiser computes; passes are not
+    recorded as CUDA graphs, which hold memory between them, and so take the time that launching them takes; and the
     autoencoder works in tiles where an image is larger than it was trained for, which changes pixels near the seams a
     little. All else is the same bit for bit, and on a CPU, where nothing is moved, so is everything up to that size.
 
@@ -59,7 +60,7 @@ def economy(model: Model, memory: Memory) -> Iterator[Store]:
     if memory == "full":
         yield dict
         return
-    with tiled(model.vae), offloaded(model):
+    with unrecorded(model), tiled(model.vae), offloaded(model):
         yield functools.partial(HostStore, device=model.device)
 
 
@@ -141,6 +142,19 @@ def _pinned(x: Tensor) -> Tensor:
 
 
 @contextmanager
+def unrecorded(model: Model) -> Iterator[None]:
+    """Forget the passes that were recorded as CUDA graphs, and record none while the block lasts."""
+    graphs = model.graphs
+    if graphs is not None:
+        graphs.clear()
+    model.graphs = None
+    try:
+        yield
+    finally:
+        model.graphs = graphs
+
+
+@contextmanager
 def tiled(vae: Any) -> Iterator[None]:
     """Let an autoencoder work image by image and in tiles, while the block lasts."""
     before = getattr(vae, "use_tiling", False), getattr(vae, "use_slicing", False)
@@ -194,6 +208,9 @@ def frees(call: Callable[P, T]) -> Callable[P, T]:
             if isinstance(error, OutOfMemoryError) or not _exhausted(error):
                 raise
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        for held in args:
+            if isinstance(held, Model) and held.graphs is not None:
+                held.graphs.clear()
         # After the block, where the old error is gone with its frames, and the new one has no memory of it.
         gc.collect()
         if torch.cuda.is_available():

@@ -104,9 +104,9 @@ def _padded(contexts: list[Tensor], times: int) -> Tensor | Ragged:
     tokens = torch.stack(rows, dim=1).flatten(0, 1)
     if min(lengths) == most:
         return tokens
-    there = torch.arange(most, device=tokens.device) < torch.tensor(lengths, device=tokens.device)[:, None]
-    bias = torch.zeros(there.shape, dtype=tokens.dtype, device=tokens.device).masked_fill(~there, -torch.inf)
-    return Ragged(tokens, bias[:, None])
+    # Made where it is used, by filling: what is recorded as a CUDA graph must not copy from the host.
+    bias = [torch.nn.functional.pad(tokens.new_zeros(1, n), (0, most - n), value=-torch.inf) for n in lengths]
+    return Ragged(tokens, torch.stack(bias))
 
 
 def beside(singles: Sequence[Mapping[K, Tensor]]) -> dict[K, Tensor]:
