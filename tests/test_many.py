@@ -21,6 +21,7 @@ from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Several
 from dragonkit.edits.base import Branches, Regions
 from dragonkit.energy import Term
 from dragonkit.errors import InputError, NonFiniteError, OutOfMemoryError
+from dragonkit.graphs import Graphs
 from dragonkit.guidance import PRESETS, Guidance
 from dragonkit.inversion import ddim_invert, fixed_point_invert, null_text_invert
 from dragonkit.many import Job, edit_many
@@ -28,6 +29,8 @@ from dragonkit.many.folder import Folder, stamp
 from dragonkit.many.together import Wish, edit_together
 from dragonkit.models import Model
 from dragonkit.taps import counted
+from tests.families import family_model
+from tests.test_graphs import Again
 from tests.tiny import box, fresh_model, hooks, picture, tiny_model
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +98,21 @@ def test_a_batch_gives_what_its_edits_alone_give(kind: str, preset: str) -> None
 def test_so_it_does_for_other_ways_to_come_by_a_path(options: Any, generated: Any, changes: Any) -> None:
     model, w = tiny_model(), SHORT.replace(steps=3, **changes)
     assert strayed(model, wished(model, "move", w, generated), **options) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["sd21", "sdxl"])
+def test_so_it_does_for_other_families(family: str) -> None:
+    model = family_model(family)
+    assert strayed(model, wished(model, "move", SHORT.replace(steps=3, layers=(1, 2)))) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["move", "appearance"])
+def test_recorded_passes_give_a_batch_the_same_bits(kind: str) -> None:
+    plain, recorded = tiny_model(), fresh_model()
+    recorded.graphs = Graphs(recorded, Again(recorded))
+    w = Guidance.preset("iclr", kind).replace(steps=3)
+    for one, other in zip(*(edit_together(m, wished(m, kind, w)) for m in (plain, recorded)), strict=True):
+        assert torch.equal(one.latent, other.latent)
 
 
 def test_one_alone_is_edit_itself_and_a_batch_is_one_run_of_the_denoiser() -> None:
