@@ -84,7 +84,7 @@ def _summary(work: Any, rows: list[Row], lost: list[str], ready: list[Row], bega
     """Everything that is to be said of a run, as JSON would have it."""
     from dragonkit.evaluate.report import made_with
 
-    first = min((row.at for row in ready), default=began)
+    loaded = sorted(row.at - began for row in ready) or [0.0]
     jobs = [
         {
             "name": row.name,
@@ -92,7 +92,7 @@ def _summary(work: Any, rows: list[Row], lost: list[str], ready: list[Row], bega
             "device": row.device,
             "at": round(row.at - began, 3),
             "nfe": row.nfe,
-            "seconds": row.seconds,
+            "seconds": None if row.seconds is None else round(row.seconds, 3),
             "error": row.error,
         }
         for row in rows
@@ -106,7 +106,8 @@ def _summary(work: Any, rows: list[Row], lost: list[str], ready: list[Row], bega
         "devices": sorted(row.device for row in ready),
         **{state: states.count(state) for state in ("done", "kept", "failed")},
         "seconds": round(time.time() - began, 3),
-        "loading_seconds": round(first - began, 3),
+        "loading_seconds": round(loaded[0], 3),
+        "all_loaded_seconds": round(loaded[-1], 3),
         "jobs": jobs,
         "made_with": made_with(),
     }

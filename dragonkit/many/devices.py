@@ -68,11 +68,15 @@ class Work:
         Raises:
             InputError: the device, the model, the folder or an option cannot be used.
         """
+        import torch
+
         from dragonkit.many.jobs import read_jobs
         from dragonkit.many.run import edit_many
         from dragonkit.models import load
 
         model = load(self.model, device=device)
+        if model.device.type == "cuda":
+            torch.cuda.set_device(model.device)  # or what names no device would be on the first one
         place = str(model.device)
         outcomes = edit_many(model, read_jobs(self.source, strict=self.strict), out=self.out, **self.options)
         yield Row("", "ready", place, time.time())
