@@ -37,8 +37,11 @@ if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
     from dragonkit.inversion import ddim_invert as ddim_invert
     from dragonkit.inversion import fixed_point_invert as fixed_point_invert
     from dragonkit.inversion import null_text_invert as null_text_invert
+    from dragonkit.many import Job as Job
+    from dragonkit.many import edit_many as edit_many
     from dragonkit.models import Model as Model
     from dragonkit.models import load as load
+    from dragonkit.pipeline import DragonDiffusionPipeline as DragonDiffusionPipeline
     from dragonkit.reconstruction import reconstruct as reconstruct
     from dragonkit.schedule import Schedule as Schedule
     from dragonkit.session import Session as Session
@@ -50,8 +53,10 @@ if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
 _HOME = {
     "Appearance": "edits",
     "Drag": "edits",
+    "DragonDiffusionPipeline": "pipeline",
     "Guidance": "guidance",
     "InputError": "errors",
+    "Job": "many",
     "Model": "models",
     "Move": "edits",
     "Paste": "edits",
@@ -66,6 +71,7 @@ _HOME = {
     "data_path": "data",
     "ddim_invert": "inversion",
     "edit": "editor",
+    "edit_many": "many",
     "edit_steps": "editor",
     "fixed_point_invert": "inversion",
     "generate": "generation",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import torch
 from torch import Tensor
 
@@ -11,25 +9,28 @@ from dragonkit.edits.base import Edit, Regions
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Path
 from dragonkit.models import Model
-from dragonkit.taps import rewire
-from dragonkit.trace import Mixing
+from dragonkit.passes import Looking
+from dragonkit.taps import Mixing, repeated
+
+
+def replaced(own: Tensor, gud: Tensor, refs: tuple[Tensor, ...]) -> Tensor:
+    """The guidance branch's tokens in place of one's own."""
+    return gud
+
+
+def joined(own: Tensor, gud: Tensor, refs: tuple[Tensor, ...]) -> Tensor:
+    """One's own tokens and the guidance branch's."""
+    return torch.cat([own, repeated(gud, len(own))], dim=1)
 
 
 def mixing(edit: Edit, m: Regions, w: Guidance) -> Mixing:
     """Which tokens rewired self-attention takes its keys and values from: own, the guidance branch's, references'."""
-
-    def mix(own: Tensor, gud: Tensor, refs: tuple[Tensor, ...]) -> Tensor:
-        if w.attention_mode == "replace":
-            return gud
-        if w.attention_mode == "concat":
-            return torch.cat([own, gud.expand_as(own)], dim=1)
-        return edit.context(own, gud, refs, m)
-
-    return mix
+    if w.attention_mode == "mix":
+        return lambda own, gud, refs: edit.context(own, gud, refs, m)
+    return joined if w.attention_mode == "concat" else replaced
 
 
-def attention(model: Model, path: Path, mix: Mixing, i: int, w: Guidance) -> AbstractContextManager[None]:
-    """Decoder self-attention that looks at the guidance branch at step i (Eq. 11)."""
-    tokens = path.tokens_at(model, i)
-    others = [ref.tokens_at(model, i) for ref in path.references if w.attention_mode == "mix"]
-    return rewire(model.unet, lambda name, own: mix(own, tokens[name], tuple(other[name] for other in others)))
+def looking(model: Model, path: Path, mix: Mixing, i: int, w: Guidance) -> Looking:
+    """What decoder self-attention looks at in step i (Eq. 11)."""
+    refs = path.references if w.attention_mode == "mix" else ()
+    return Looking(mix, path.tokens_at(model, i), tuple(ref.tokens_at(model, i) for ref in refs))

@@ -12,8 +12,7 @@ Data flow::
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dragonkit.attention import attention, mixing
+from dragonkit.attention import looking, mixing
 from dragonkit.checks import check_text
 from dragonkit.edits.base import Branches, Edit, Regions
 from dragonkit.edits.several import Several
@@ -31,17 +30,17 @@ from dragonkit.errors import InputError
 from dragonkit.generation import Generated, denoise
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, Keep, Path, ddim_invert
+from dragonkit.memory import Memory, economy, frees
 from dragonkit.models import Cond, Model
 from dragonkit.passes import Watched, joint, separate
 from dragonkit.preserve import preserve
+from dragonkit.progress import Bar
+from dragonkit.progress import bar as bar
 from dragonkit.regions import Frame, as_image, dilate, pad
-from dragonkit.schedule import Schedule
+from dragonkit.schedule import PURE_NOISE, Schedule
 from dragonkit.taps import attentions, counted, features, unfused
 from dragonkit.trace import NOTHING, Look, Observer, Record, Trace
 from dragonkit.trace import Result as Result
-
-Bar = Callable[[str, int], Callable[[Iterable[Any]], Iterable[Any]]]
-"""(title, number of steps) -> what a loop over the steps is wrapped in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +98,7 @@ def edit_steps(
     observed = Observer(record, model.unet, path, m, mix)
     empty = path.unconditional(model, w.cfg)
     guided = [i for i in schedule.window(w.guided) if i < round(w.dense * len(schedule)) or i % 2 == 0]
-    guided = guided if w.energy else []
+    guided = [i for i in guided if w.energy and schedule.alpha(i) > PURE_NOISE]
     attended = schedule.window(w.attention) if w.attention_mode != "off" else range(0)
     locked = schedule.window(w.lock_window) if w.lock else range(0)
     outside = ~dilate(m.edited, w.lock_margin) if m.edited is not None else None
@@ -111,16 +110,17 @@ def edit_steps(
 
     for i, visit in visits(schedule, w):
         t = schedule.timesteps[i]
-        with attention(model, path, mix, i, w) if i in attended else nullcontext(), observed() as seen:
+        look = looking(model, path, mix, i, w) if i in attended else None
+        with observed() as seen:
             if w.one_pass and i in guided:
-                eps, at = joint(model, z, t, cond, empty[i], w.cfg, w.layers)
+                eps, at = joint(model, z, t, cond, empty[i], w.cfg, w.layers, look)
             else:
-                eps, at = denoise(model, z, t, cond, empty[i], w.cfg), None
+                eps, at = denoise(model, z, t, cond, empty[i], w.cfg, look), None
         if i in guided and at is None:
             at = separate(model, z, t, cond, w.layers)
         terms, grad = energy(model, path, edit, m, frame, at, i, w) if at else ([], None)
         guided_eps = eps if grad is None else eps + clipped(w.eta * grad, w.clip)
-        noise = torch.randn(z.shape, generator=generator).to(z) if i in stochastic else None
+        noise = torch.randn(z[:1].shape, generator=generator).to(z) if i in stochastic else None
         along = eps if w.through == "x0" else guided_eps
         z, x0 = schedule.step(z, along, i, towards=guided_eps, churn=churn, noise=noise)
         if i in locked and outside is not None:
@@ -176,6 +176,7 @@ def frame_of(model: Model, path: Path) -> Frame:
     return Frame(height, width, model.factor, model.multiple, model.device)
 
 
+@frees
 def edit(
     model: Model,
     image: Any,
@@ -188,6 +189,7 @@ def edit(
     trace: bool | Record = False,
     progress: bool | Bar = True,
     on_step: Callable[[Trace], object] | None = None,
+    memory: Memory = "full",
 ) -> Result:
     """Edit an image.
 
@@ -205,6 +207,7 @@ def edit(
         progress: show progress bars; or a function of a title and a number of steps that gives what to wrap their
             loop in. Whatever that raises ends the edit at that step, inversions included.
         on_step: called after every step of the edit with its trace so far. What it raises ends the edit.
+        memory: "low" takes less of a GPU's and somewhat more time, see :func:`dragonkit.memory.economy`.
 
     Returns:
         The edited image, of the same size.
@@ -212,27 +215,30 @@ def edit(
     Raises:
         InputError: anything given cannot be used; raised before the denoiser runs.
         NonFiniteError: an energy, a gradient, a latent or the image is not finite.
+        OutOfMemoryError: the device's memory is too small; the message names what takes less.
     """
     began = time.perf_counter()
     generated = image if isinstance(image, Generated) else None
     source = generated.tensor if generated else as_image(image)
     task, words, w, frame = checked(model, image if generated else source, edit, edits, prompt, guidance)
     schedule = generated.path.schedule if generated else Schedule(model, w.steps)
-    keep, record = Keep.wanted(w, schedule), Record.of(trace, model.unet)
+    record = Record.of(trace, model.unet)
 
     def inverted(picture: Tensor, words: str, title: str, cfg: float | None = None) -> Path:
         z0, shown = model.encode(pad(picture, model.multiple)[None]), bar(title, len(schedule), progress)
-        path = invert(model, z0, model.embed(words), schedule, keep=keep, progress=shown, cfg=cfg)
+        path = invert(model, z0, model.embed(words, model.size_of(z0)), schedule, keep=keep, progress=shown, cfg=cfg)
         return replace(path, size=(picture.shape[1], picture.shape[2]))
 
     def decoded(z: Tensor) -> Tensor:
         return model.decode(z)[0, :, : frame.height, : frame.width].cpu()
 
     kept = Trace(decoded, record)
-    with unfused(model.unet), counted(model.unet) as count:
+    with economy(model, memory) as store, unfused(model.unet), counted(model.unet) as count:
+        keep = Keep.wanted(w, schedule, store)
         ahead = partial(bar, "guidance branch", shown=progress)
         path = generated.filled(model, keep, ahead) if generated else inverted(source, words, "inversion", w.cfg)
-        cond = path.cond if generated is None or words == generated.prompt else model.embed(words)
+        again = generated is None or words == generated.prompt
+        cond = path.cond if again else model.embed(words, model.size_of(path.z_T))
         keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
         others = tuple(inverted(ref.image, ref.prompt, "reference") for ref in task.references)
         path = replace(path, references=others)
@@ -241,10 +247,10 @@ def edit(
             kept.add(step)
             if on_step:
                 on_step(kept)
-    result, places = decoded(step.z), task.places(frame)
-    if w.preserve and places:
-        through = decoded(path.latents[len(schedule)])
-        result = preserve(result, through, source.cpu(), *places, cell=model.factor)
+        result, places = decoded(step.z), task.places(frame)
+        if w.preserve and places:
+            through = decoded(path.latents[len(schedule)])
+            result = preserve(result, through, source.cpu(), *places, cell=model.factor)
     return Result(result, step.z, kept, count.evaluations, time.perf_counter() - began)
 
 
@@ -282,18 +288,3 @@ def checked(model: Any, image: Any, edit: Any, edits: Any, prompt: Any, w: Any) 
             attentions(model.unet)
     model.check_weights()
     return task, prompt, w, frame
-
-
-def bar(title: str, count: int, shown: bool | Bar) -> Callable[[Iterable[Any]], Iterable[Any]]:
-    """A function that wraps an iterable in a progress bar, or leaves it as it is."""
-    if callable(shown):
-        return shown(title, count)
-    if not shown:
-        return lambda steps: steps
-
-    from tqdm import tqdm
-
-    def wrap(steps: Iterable[Any]) -> Iterable[Any]:
-        return tqdm(steps, desc=title, total=count)
-
-    return wrap

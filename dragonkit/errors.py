@@ -1,4 +1,4 @@
-"""What can go wrong: the input, or the numbers.
+"""What can go wrong: the input, the numbers, or the memory.
 
 Every check that runs before a model does raises :class:`InputError` with one line that names the offending value and
 the remedy. Nothing has been written when it is raised.
@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """An energy or its gradient became infinite or NaN; the message names the step and the term."""
+
+
+class OutOfMemoryError(MemoryError):
+    """The device's memory is too small for what was asked; the message names the settings that take less."""

@@ -14,6 +14,7 @@ from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, Path
 from dragonkit.models import Cond, Model
+from dragonkit.passes import Looking, evaluate
 from dragonkit.schedule import Schedule
 from dragonkit.trace import to_pil
 
@@ -96,7 +97,7 @@ class Generated:
             keep: what is asked for.
             bar: given the number of steps to evaluate, what wraps the loop over them.
         """
-        path = self.path
+        path = self.path.kept_in(keep.store)
         lacking = [
             i
             for i in sorted({*keep.tokens, *keep.features})
@@ -140,11 +141,11 @@ def generate(
     check_text("prompt", prompt)
     check_seed(seed)
     check_number("cfg", cfg)
-    height, width = size or (model.unet.config.sample_size * model.factor,) * 2
+    height, width = size or model.size
     for side in (height, width):
         if side < model.multiple or side % model.multiple:
             raise InputError(f"size is {width}x{height}: give multiples of {model.multiple}")
-    schedule, cond, empty = Schedule(model, steps), model.embed(prompt), model.embed("")
+    schedule, (cond, empty) = Schedule(model, steps), (model.embed(words, (height, width)) for words in (prompt, ""))
     shape = (1, model.unet.config.in_channels, height // model.factor, width // model.factor)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
     path = Path(schedule, cond, latents={0: z}, size=(height, width))
@@ -161,10 +162,12 @@ def generate(
     return Generated(model.decode(z)[0].cpu(), path, prompt, seed, float(cfg))
 
 
-def denoise(model: Model, z: Tensor, t: int, cond: Cond, empty: Cond, cfg: float) -> Tensor:
+def denoise(
+    model: Model, z: Tensor, t: int, cond: Cond, empty: Cond, cfg: float, look: Looking | None = None
+) -> Tensor:
     """ε with classifier-free guidance: ε_∅ + cfg (ε_c - ε_∅), both halves in one pass; plain ε_c if cfg is 1."""
     if cfg == 1:
-        return model.predict(z, t, cond)
-    both = {name: torch.cat([cond[name], empty[name]]) for name in cond}
-    eps, eps_empty = model.predict(torch.cat([z, z]), t, both).chunk(2)
+        return evaluate(model, z, t, cond, look=look).eps
+    both = {name: torch.cat([cond[name], empty[name].expand_as(cond[name])]) for name in cond}
+    eps, eps_empty = evaluate(model, torch.cat([z, z]), t, both, look=look).eps.chunk(2)
     return eps_empty + cfg * (eps - eps_empty)

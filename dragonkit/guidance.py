@@ -155,7 +155,8 @@ class Guidance:
 
         Args:
             name: "paper" (arXiv v1), "iclr" (the official code's default), "diffeditor" (its follow-up: time travel
-                and regional SDE), "mini" (tuned for the bundled model) or "fast" (that in fewer evaluations).
+                and regional SDE), "sdxl" ("iclr" on Stable Diffusion XL's layers), "mini" (tuned for the bundled model)
+                or "fast" (that in fewer evaluations).
             kind: one of ``KINDS``.
 
         Raises:
@@ -254,6 +255,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "paste": _MIXED,
     },
 }
+
+# "iclr" for Stable Diffusion XL, whose decoder lacks the coarsest of Stable Diffusion's four layers: the layers of a
+# half and of all of the latent's resolution, the paper's 2 and 3, are its first two.
+PRESETS["sdxl"] = PRESETS["iclr"] | {"all": _ICLR | dict(layers=(1, 2))}
 
 # "mini" in fewer steps, of one pass each; where steps are long, each has to push harder.
 _FAST: dict[str, Any] = dict(steps=14, one_pass=True)

@@ -6,7 +6,7 @@ hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,51 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from dragonkit.errors import InputError, NonFiniteError
+from dragonkit.loading.cards import CARDS as CARDS
+from dragonkit.loading.cards import Card as Card
+from dragonkit.loading.cards import card_of
+from dragonkit.loading.place import DTYPES as DTYPES
+from dragonkit.loading.place import device_of, dtype_of, lay_out
+from dragonkit.loading.sources import read_any, read_autoencoder
 from dragonkit.schedule import alphas_cumprod
-from dragonkit.weights import explained, find, read
+from dragonkit.text import Cond as Cond
+from dragonkit.text import arguments, embed_one, embed_two
 
 if TYPE_CHECKING:
     from dragonkit.generation import Generated
-
-Cond = dict[str, Tensor]
-"""Keyword arguments that condition the U-Net: ``encoder_hidden_states`` (B, tokens, width)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What is known of a model beside its weights.
-
-    Args:
-        source: the hub id or the folder that it is loaded from.
-        about: one line.
-        licence: of the weights.
-        guidance: name of the preset that suits it.
-    """
-
-    source: str
-    about: str
-    licence: str = "unknown"
-    guidance: str = "iclr"
-
-
-CARDS = {
-    "mini": Card(
-        source="mini",
-        about="bundled: 256 px, trained on dragonkit.world",
-        licence="Apache-2.0",
-        guidance="mini",
-    ),
-    "sd15": Card(
-        source="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        about="Stable Diffusion 1.5, 512 px",
-        licence="CreativeML OpenRAIL-M",
-    ),
-    "sd21": Card(
-        source="stabilityai/stable-diffusion-2-1-base",
-        about="Stable Diffusion 2.1 base, 512 px",
-        licence="CreativeML OpenRAIL++-M",
-    ),
-}
+    from dragonkit.graphs import Graphs
 
 
 @dataclass(eq=False)
@@ -66,6 +34,22 @@ class Model:
     """A latent diffusion model, frozen, in evaluation mode.
 
     Latents are float32 (B, C, h, w) whatever the weights' dtype; ``factor`` image pixels make one latent cell.
+
+    Args:
+        name: what it was loaded as.
+        unet: the denoiser.
+        vae: the autoencoder.
+        text_encoder: CLIP's or OpenCLIP's.
+        tokenizer: its tokenizer.
+        schedule_config: of a diffusers scheduler, of which the noise schedule and the kind of prediction are read.
+        card: what else is known of it.
+        text_encoder_2: Stable Diffusion XL's second text encoder, with a projection.
+        tokenizer_2: its tokenizer.
+        empty_is_zero: with two text encoders, whether the empty prompt's embedding is zero.
+        graphs: what records the denoiser's passes and replays them, where there is a GPU; None evaluates every pass.
+
+    Raises:
+        InputError: the noise schedule or the kind of prediction is not known.
     """
 
     name: str
@@ -75,20 +59,27 @@ class Model:
     tokenizer: Any
     schedule_config: dict[str, Any]
     card: Card = field(default_factory=lambda: Card(source="memory", about="built by hand"))
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    empty_is_zero: bool = True
+    graphs: Graphs | None = None
 
     def __post_init__(self) -> None:
         for part in self.parts.values():
             part.eval().requires_grad_(False)
         self._alphas = alphas_cumprod(self.schedule_config)
-        self._v = self.schedule_config.get("prediction_type", "epsilon") == "v_prediction"
-        if not self._v and self.schedule_config.get("prediction_type", "epsilon") != "epsilon":
-            kind = self.schedule_config["prediction_type"]
+        kind = self.schedule_config.get("prediction_type", "epsilon")
+        self._v = kind == "v_prediction"
+        if kind not in ("epsilon", "v_prediction"):
             raise InputError(f"prediction_type {kind!r} is not known: use a model of 'epsilon' or 'v_prediction'")
+        if self.schedule_config.get("rescale_betas_zero_snr") and not self._v:
+            raise InputError("rescale_betas_zero_snr wants 'v_prediction': noise alone does not say what ε leaves over")
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The three networks by the name of their folder."""
-        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+        """The networks by the name of their folder: three, or four with Stable Diffusion XL's second text encoder."""
+        parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+        return parts if self.text_encoder_2 is None else {**parts, "text_encoder_2": self.text_encoder_2}
 
     @property
     def device(self) -> torch.device:
@@ -112,25 +103,38 @@ class Model:
 
     @property
     def multiple(self) -> int:
-        """Image sizes must be multiples of this: ``factor`` times the U-Net's own, 64 for Stable Diffusion."""
+        """Image sizes must be multiples of this: ``factor`` times the U-Net's own, in all 64; 32 for SDXL."""
         return self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that it was trained on."""
+        cells = self.unet.config.sample_size
+        h, w = (cells, cells) if isinstance(cells, int) else cells
+        return h * self.factor, w * self.factor
+
+    def size_of(self, z: Tensor) -> tuple[int, int]:
+        """(height, width) in pixels of the image of a latent (B, C, h, w)."""
+        return z.shape[-2] * self.factor, z.shape[-1] * self.factor
+
     @torch.no_grad()
-    def embed(self, prompt: str) -> Cond:
+    def embed(self, prompt: str, size: tuple[int, int] | None = None) -> Cond:
         """Encode a prompt.
 
         Args:
             prompt: any text; what is longer than the text encoder's window is cut.
+            size: (height, width) in pixels of the image to come, which Stable Diffusion XL is told; others do not ask.
+                Default the model's own.
 
         Returns:
-            Keyword arguments for the U-Net, batch 1.
+            What conditions the U-Net, batch 1.
         """
-        window = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        words = self.tokenizer(
-            [prompt], padding="max_length", max_length=window, truncation=True, return_tensors="pt"
-        )  # padded to the window, as in training
-        hidden = self.text_encoder(words.input_ids.to(self.text_encoder.device))[0]
-        return {"encoder_hidden_states": hidden.to(self.device, self.dtype)}
+        if self.text_encoder_2 is None:
+            cond = embed_one(self.tokenizer, self.text_encoder, prompt)
+        else:
+            pairs = ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2))
+            cond = embed_two(pairs, prompt, size or self.size, zeros=self.empty_is_zero)
+        return {k: x.to(self.device, torch.float32 if k == "time_ids" else self.dtype) for k, x in cond.items()}
 
     def predict(self, z: Tensor, t: int, cond: Cond) -> Tensor:
         """The noise ε_θ(z_t, t) that the denoiser sees.
@@ -143,11 +147,14 @@ class Model:
         Returns:
             ε, float32 (B, C, h, w); a v-prediction v is converted: ε = √ᾱ v + √(1-ᾱ) z.
         """
-        out = self.unet(z.to(self.dtype), t, **cond, return_dict=False)[0].float()
-        if self._v:
-            a = self._alphas[t]
-            out = a**0.5 * out + (1 - a) ** 0.5 * z
-        return out
+        return self.noise(self.unet(z.to(self.dtype), t, **arguments(cond), return_dict=False)[0], z, t)
+
+    def noise(self, out: Tensor, z: Tensor, t: int) -> Tensor:
+        """ε, float32, from what the U-Net gave at (z, t): that itself, or a v-prediction."""
+        if not self._v:
+            return out.float()
+        a = self._alphas[t]
+        return a**0.5 * out.float() + (1 - a) ** 0.5 * z
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -185,6 +192,23 @@ class Model:
 
         return generate(self, prompt, seed, **options)
 
+    def load_lora(self, source: str | Path, scale: float = 1.0) -> None:
+        """Fuse a LoRA into the weights; see :func:`dragonkit.loading.lora.fuse`. Several may be fused one by one.
+
+        Nothing is left of it but other weights, so features and attention are tapped as ever; to be rid of it, load the
+        model again.
+
+        Args:
+            source: a .safetensors file of any layout that diffusers loads, a folder that holds one, or a hub id.
+            scale: its strength; 0 leaves the model as it is, and a negative one goes the other way.
+
+        Raises:
+            InputError: there is no such LoRA, it is a pickle or damaged, or it was made for another model.
+        """
+        from dragonkit.loading.lora import fuse
+
+        fuse(self, source, scale)
+
     def check_weights(self) -> None:
         """Raise an InputError that names the first tensor with a NaN or an infinity in it."""
         named = [(f"{part}/{name}", p) for part, net in self.parts.items() for name, p in net.state_dict().items()]
@@ -196,56 +220,69 @@ class Model:
             raise InputError(f"weights of {self.name!r}: {broken} holds NaN or infinity; fetch the model again")
 
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What a model may compute in."""
-
-
-def load(name: str = "mini", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
+def load(
+    name: str | Path = "mini",
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    vae: str | Path | None = None,
+    lora: str | Path | None = None,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    graphs: bool | None = None,
+) -> Model:
     """Load a model; only safetensors, no code from the model's folder, no network unless the hub is named.
 
     Every edit works in each of ``DTYPES``, on a CPU too: latents, energies and their gradients are float32 in any case.
     There bfloat16 takes about as long as float32, less where the processor has instructions for it, and float16 several
     times as long: its use on a CPU is to see what a GPU will compute. The fewer bits, the further an edit strays from
-    what float32 gives: by rounding alone in float16 (11 bits), visibly at times in bfloat16 (8 bits).
+    what float32 gives: by rounding alone in float16 (11 bits), visibly at times in bfloat16 (8 bits). Stable Diffusion
+    XL's autoencoder overflows in float16 and stays in float32, unless its configuration says that it need not.
 
     Args:
-        name: a name in ``CARDS`` ("mini" is bundled), a diffusers folder, or a hub id "owner/name".
+        name: a name in ``CARDS`` ("mini" is bundled; "sd15-random" and its like have random weights, to measure), a
+            diffusers folder, a hub id "owner/name", or one .safetensors file in the original layout.
+            What is on the hub is looked for in the local cache first, and downloaded only if it is not there.
         device: default the GPU if there is one.
         dtype: one of ``DTYPES``; default float32 on a CPU (stored half precision is widened), float16 on a GPU.
+        vae: an autoencoder to use instead of the model's own: its folder, a model's folder, or a hub id, for instance
+            "madebyollin/sdxl-vae-fp16-fix", which stays finite in float16.
+        lora: a LoRA to fuse at full strength, see :meth:`Model.load_lora`.
+        config: for a single file: a name in ``CARDS``, a diffusers folder or a hub id whose configuration it has;
+            default what the file's tensors look like.
+        tokenizer: for a single file: a diffusers folder, a tokenizer's folder or a hub id with the vocabulary, which
+            the file does not hold; default the local cache's, if it has one.
+        graphs: record the denoiser's passes as CUDA graphs and replay them, which takes some memory and, at the first
+            edit of each size, some seconds; default where there is CUDA. See :mod:`dragonkit.graphs`.
 
     Raises:
-        InputError: nothing of that name, or its weights are missing, truncated or not finite; or there is no such
-            device, or the dtype is another.
+        InputError: nothing of that name, or its weights are missing, truncated, not finite or of a model that an edit
+            cannot use; or there is no such device, or the dtype is another.
     """
     if not isinstance(name, (str, Path)):
         raise InputError(f"model name is {name!r}: give a text, one of {', '.join(CARDS)}, a folder or 'owner/name'")
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}: choose from {', '.join(map(str, DTYPES))}")
-    place = _device(device)
-    dtype = dtype or (torch.float32 if place.type == "cpu" else torch.float16)
-    card = CARDS.get(str(name)) or Card(source=str(name), about="given by the user")
-    folder = find(card.source, CARDS)
-    with explained(str(name), CARDS):
-        parts = read(folder, dtype)
+    place = device_of(device)
+    dtype = dtype_of(dtype, place)
+    card = card_of(str(name))
+    parts = read_any(card.source, CARDS, place, dtype, config=config, tokenizer=tokenizer)
+    if vae is not None:
+        parts["vae"] = read_autoencoder(vae, CARDS, dtype, two="text_encoder_2" in parts)
+    if card is not CARDS.get(str(name)) and "text_encoder_2" in parts:
+        card = replace(card, guidance=CARDS["sdxl"].guidance)
     model = Model(name=str(name), card=card, **parts)
     model.check_weights()
     for part in model.parts.values():
         part.to(place)
-    if place.type == "cpu":
-        for part in (model.unet, model.vae):
-            part.to(memory_format=torch.channels_last)  # somewhat faster there; in float16, twenty times
+    if lora is not None:
+        model.load_lora(lora)
+    lay_out(model.unet, model.vae)
+    if graphs and place.type != "cuda":
+        raise InputError(f"graphs is True, but the device is {place}: they are a CUDA device's, leave graphs out")
+    if place.type == "cuda" and graphs is not False:
+        from dragonkit.graphs import Graphs
+
+        model.graphs = Graphs(model)
     return model
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device meant, which is there and can hold numbers."""
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=place).item()
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises each of them, for one reason or another
-        there = ["'cpu'", *(f"'cuda:{k}'" for k in range(torch.cuda.device_count()))]
-        raise InputError(f"device is {device!r}, which is not there: choose from {', '.join(there)}") from error
-    return place
 
 
 def _finite(x: Tensor, name: str, remedy: str) -> Tensor:

@@ -1,21 +1,102 @@
-"""The generation branch's passes through the denoiser at a guided step: where F_gen comes from.
+"""Passes through the denoiser: what goes in, what is taken out on the way, and what may be differentiated.
 
+:func:`evaluate` predicts noise, and on the way keeps tokens and features, or lets attention look elsewhere.
 The energy needs the generation branch's features with a way back to z. They come either from a plain pass of their own
 that ends after the last tapped layer (:func:`separate`), or from the pass that predicts the noise and is evaluated
 anyway (:func:`joint`). Both let autograd see the layers up to the last tapped one only.
+
+A model with :class:`dragonkit.graphs.Graphs` replays what it has recorded of the first two instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dragonkit.models import Cond, Model
-from dragonkit.taps import features, tap
+from dragonkit.taps import Mixing, Ragged, Tokens, features, record, rewire, tap
+
+
+@dataclass(frozen=True, eq=False)
+class Looking:
+    """What rewired self-attention takes its keys and values from, in one pass (Eq. 11).
+
+    Args:
+        mix: chooses from the tokens of the branches; the same object in every pass of a run.
+        gud: the guidance branch's tokens.
+        refs: the reference branches'.
+    """
+
+    mix: Mixing
+    gud: Tokens
+    refs: tuple[Tokens, ...] = ()
+
+    def __call__(self, name: str, own: Tensor) -> Tensor | Ragged:
+        """The tokens that module ``name``, whose own are (B, N, C), attends to."""
+        return self.mix(own, self.gud[name], tuple(ref[name] for ref in self.refs))
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What one pass gave.
+
+    Args:
+        eps: ε_θ(z, t), float32 (B, C, h, w).
+        tokens: every decoder self-attention's input, if asked for.
+        features: by decoder layer, those asked for, in the model's dtype.
+    """
+
+    eps: Tensor
+    tokens: Tokens = field(default_factory=dict)
+    features: dict[int, Tensor] = field(default_factory=dict)
+
+
+def evaluate(
+    model: Model,
+    z: Tensor,
+    t: int,
+    cond: Cond,
+    *,
+    tokens: bool = False,
+    layers: tuple[int, ...] = (),
+    look: Looking | None = None,
+) -> Pass:
+    """Predict the noise in z.
+
+    Args:
+        model: the denoiser.
+        z: (B, C, h, w), at timestep t.
+        t: training timestep.
+        cond: the prompt's embedding, of batch B.
+        tokens: keep what self-attention reads.
+        layers: decoder layers whose features to keep, from 1.
+        look: where self-attention looks, if elsewhere.
+
+    Raises:
+        InputError: a layer, or attention, that the model does not have.
+    """
+    if model.graphs is not None and model.graphs.usable():
+        return model.graphs.evaluate(z, t, cond, tokens=tokens, layers=layers, look=look)
+    with taking(model.unet, tokens=tokens, layers=layers, look=look) as kept:
+        return Pass(model.predict(z, t, cond), *kept)
+
+
+@contextmanager
+def taking(
+    unet: Any, *, tokens: bool = False, layers: tuple[int, ...] = (), look: Looking | None = None
+) -> Iterator[tuple[Tokens, dict[int, Tensor]]]:
+    """Let a pass inside the block look elsewhere, and yield what it fills: tokens and features."""
+    with ExitStack() as stack:
+        if look:
+            stack.enter_context(rewire(unet, look))
+        kept = stack.enter_context(record(unet)) if tokens else {}
+        found = stack.enter_context(features(unet, layers)) if layers else {}
+        yield kept, found
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +104,8 @@ class Watched:
     """A latent, and features that autograd has seen being computed from it.
 
     Args:
-        z: (1, C, h, w), a leaf.
-        features: F_gen, by decoder layer (1, C_k, h_k, w_k), in the model's dtype.
+        z: (B, C, h, w), a leaf.
+        features: F_gen, by decoder layer (B, C_k, h_k, w_k), in the model's dtype.
     """
 
     z: Tensor
@@ -35,37 +116,49 @@ def separate(model: Model, z: Tensor, t: int, cond: Cond, layers: Iterable[int])
     """F_gen at (z, t) by a pass of its own, ended after the last tapped layer."""
     leaf = z.detach().requires_grad_()
     with torch.enable_grad():
+        if model.graphs is not None and model.graphs.usable():
+            return Watched(leaf, model.graphs.tap(layers, leaf, t, cond))
         return Watched(leaf, tap(model.unet, layers, leaf, t, cond))
 
 
 def joint(
-    model: Model, z: Tensor, t: int, cond: Cond, empty: Cond, cfg: float, layers: Iterable[int]
+    model: Model,
+    z: Tensor,
+    t: int,
+    cond: Cond,
+    empty: Cond,
+    cfg: float,
+    layers: Iterable[int],
+    look: Looking | None = None,
 ) -> tuple[Tensor, Watched]:
-    """The noise and F_gen by one pass, with whatever attention is rewired round it.
+    """The noise and F_gen by one pass, which looks where it is told.
 
     Under classifier-free guidance ε_∅ + cfg (ε_c - ε_∅) the other half, ε_∅, is a pass of its own: in a batch with the
     first, autograd would go back through both.
 
     Args:
         model: the denoiser.
-        z: (1, C, h, w), at timestep t.
+        z: (B, C, h, w), at timestep t.
         t: training timestep.
         cond: the prompt's embedding.
         empty: the empty prompt's; not read if ``cfg`` is 1.
         cfg: classifier-free guidance scale.
         layers: decoder layers to tap, from 1.
+        look: where self-attention looks, if elsewhere.
 
     Returns:
-        ε, float32 (1, C, h, w), as :func:`dragonkit.generation.denoise` gives it, and the features.
+        ε, float32 (B, C, h, w), as :func:`dragonkit.generation.denoise` gives it, and the features.
     """
     layers = tuple(layers)
-    eps_empty = model.predict(z, t, empty) if cfg != 1 else None
+    eps_empty = None
+    if cfg != 1:
+        eps_empty = evaluate(model, z, t, {k: empty[k].expand_as(cond[k]) for k in cond}, look=look).eps
     leaf = z.detach().requires_grad_()
 
     def enough(module: Any, args: Any, output: Any) -> None:
         torch.set_grad_enabled(False)  # until the block below ends: what follows is not differentiated
 
-    with features(model.unet, layers) as found, torch.enable_grad():
+    with taking(model.unet, layers=layers, look=look) as (_, found), torch.enable_grad():
         handle = model.unet.up_blocks[max(layers) - 1].register_forward_hook(enough)
         try:
             eps = model.predict(leaf, t, cond)

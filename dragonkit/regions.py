@@ -276,7 +276,8 @@ def nearest(features: Tensor, at: Tensor) -> Tensor:
 
 
 def dilate(mask: Tensor, cells: int) -> Tensor:
-    """A bool mask (h, w) grown by a number of cells in every direction, diagonals included."""
+    """A bool mask (..., h, w) grown by a number of cells in every direction, diagonals included."""
     if cells < 1:
         return mask
-    return F.max_pool2d(mask[None].float(), 2 * cells + 1, stride=1, padding=cells)[0] > 0
+    planes = mask.float().reshape(1, -1, *mask.shape[-2:])
+    return F.max_pool2d(planes, 2 * cells + 1, stride=1, padding=cells).reshape(mask.shape) > 0

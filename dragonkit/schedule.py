@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from dragonkit.models import Model
 
 
+PURE_NOISE = 2.0**-24
+"""Stands for ᾱ = 0, noise without a trace of an image: of that x0 cannot be told from ε, nor steps go on from it."""
+
+
 def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     """The cumulative product ᾱ_t of 1 - β_t (Eq. 1), for every training timestep.
 
     Args:
-        config: a diffusers scheduler configuration: ``num_train_timesteps``, ``beta_start``, ``beta_end`` and
-            ``beta_schedule`` ("scaled_linear", Stable Diffusion's, or "linear").
+        config: a diffusers scheduler configuration: ``num_train_timesteps``, ``beta_start``, ``beta_end``,
+            ``beta_schedule`` ("scaled_linear", Stable Diffusion's, or "linear"), and ``rescale_betas_zero_snr``: √ᾱ is
+            then stretched so that the last timestep is noise alone (Lin et al., 2024, Alg. 1), here ``PURE_NOISE``.
 
     Returns:
         Float32, (num_train_timesteps,), decreasing, in (0, 1).
@@ -35,27 +40,51 @@ def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     Raises:
         InputError: the schedule is of another kind.
     """
+    missing = [name for name in ("num_train_timesteps", "beta_start", "beta_end") if config.get(name) is None]
+    if missing:
+        kind = config.get("_class_name", "scheduler")
+        raise InputError(f"the {kind} has no {missing[0]}: use a model trained on a schedule of betas")
     count, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
     kind = config.get("beta_schedule", "linear")
-    if config.get("rescale_betas_zero_snr") or config.get("trained_betas") is not None:
-        raise InputError("the scheduler rescales or lists its betas: use a model trained on a plain beta schedule")
+    if config.get("trained_betas") is not None:
+        raise InputError("the scheduler lists its betas: use a model trained on a plain beta schedule")
     if kind == "scaled_linear":
         betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
     elif kind == "linear":
         betas = torch.linspace(start, end, count, dtype=torch.float32)
     else:
         raise InputError(f"beta_schedule {kind!r} is not known: use a model with 'scaled_linear' or 'linear'")
-    return torch.cumprod(1.0 - betas, dim=0)
+    table = torch.cumprod(1.0 - betas, dim=0)
+    if config.get("rescale_betas_zero_snr"):
+        root = table.sqrt()
+        table = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square().clamp(min=PURE_NOISE)
+    return table
+
+
+def spaced(config: Mapping[str, Any], steps: int) -> list[int]:
+    """The timesteps of a run, falling, as diffusers' ``DDIMScheduler`` chooses them by ``timestep_spacing``."""
+    count, kind = config["num_train_timesteps"], config.get("timestep_spacing", "leading")
+    if kind == "leading":
+        offset = config.get("steps_offset", 0)
+        check_whole("steps", steps, 1, count - offset)
+        return [i * (count // steps) + offset for i in reversed(range(steps))]
+    check_whole("steps", steps, 1, count)
+    if kind == "trailing":
+        return [round(count - i * count / steps) - 1 for i in range(steps)]
+    if kind == "linspace":
+        return [round(i * (count - 1) / max(steps - 1, 1)) for i in reversed(range(steps))]
+    raise InputError(f"timestep_spacing {kind!r} is not known: use 'leading', 'trailing' or 'linspace'")
 
 
 class Schedule:
     """The levels of one run, and deterministic DDIM steps (η = 0) between any two of them.
 
-    Bit for bit what diffusers' ``DDIMScheduler`` does with "leading" spacing, in float32.
+    Bit for bit what diffusers' ``DDIMScheduler`` does with "leading" spacing, in float32. With another spacing each
+    step goes to the next timestep of the run, where diffusers goes down by a whole number, which may be one off.
 
     Args:
-        model: anything with a ``schedule_config``, see :func:`alphas_cumprod`; ``steps_offset`` and
-            ``set_alpha_to_one`` are read too.
+        model: anything with a ``schedule_config``, see :func:`alphas_cumprod` and :func:`spaced`;
+            ``set_alpha_to_one`` is read too.
         steps: number of denoiser evaluations, at least 1.
 
     Raises:
@@ -64,12 +93,8 @@ class Schedule:
 
     def __init__(self, model: Model, steps: int) -> None:
         config = model.schedule_config
-        count, offset = config["num_train_timesteps"], config.get("steps_offset", 0)
-        check_whole("steps", steps, 1, count - offset)
-        if config.get("timestep_spacing", "leading") != "leading":
-            raise InputError(f"timestep_spacing {config['timestep_spacing']!r} is not known: use a 'leading' model")
         table = alphas_cumprod(config)
-        self.timesteps: list[int] = [i * (count // steps) + offset for i in reversed(range(steps))]
+        self.timesteps: list[int] = spaced(config, steps)
         clean = torch.ones(()) if config.get("set_alpha_to_one", True) else table[0]
         self.alphas: list[Tensor] = [*table[self.timesteps], clean]  # 0-d and on the CPU: no synchronisation
 

@@ -14,17 +14,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from dragonkit.errors import InputError
+from dragonkit.text import Cond, arguments
 
 Tokens = dict[str, Tensor]
 """Self-attention inputs (B, N, C) by the name of the attention module."""
 
-Context = Callable[[str, Tensor], "Tensor | None"]
+
+class Ragged(NamedTuple):
+    """Tokens of a batch whose members attend to different numbers of them.
+
+    Args:
+        tokens: (B, M, C), padded to the longest.
+        bias: (B, 1, M), added to the attention's logits: 0, or -inf where there is only padding.
+    """
+
+    tokens: Tensor
+    bias: Tensor
+
+
+Context = Callable[[str, Tensor], Tensor | Ragged | None]
 """(module name, own tokens) -> tokens to take keys and values from, or None to leave the module alone."""
+
+Mixing = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor | Ragged]
+"""(own, guidance, reference tokens) -> the tokens attended to; it selects and joins along dimension 1."""
 
 
 class _Enough(Exception):
@@ -72,17 +89,19 @@ def features(unet: Any, layers: Iterable[int], *, stop: bool = False) -> Iterato
             handle.remove()
 
 
-def tap(unet: Any, layers: Iterable[int], z: Tensor, t: int, cond: dict[str, Tensor]) -> dict[int, Tensor]:
+def tap(unet: Any, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> dict[int, Tensor]:
     """Features of decoder layers at (z, t), computing nothing after the last of them.
 
-    Differentiable in z. Layer k is the output of ``up_blocks[k - 1]``; the paper uses 2 and 3.
+    Differentiable in z. Layer k is the output of ``up_blocks[k - 1]``; the paper uses 2 and 3 of Stable Diffusion's
+    four, which have a half and all of the latent's resolution. Stable Diffusion XL has three layers, of a half, all and
+    all of it (64, 128 and 128 cells a side at 1024 px): there 1 and 2 correspond to these.
 
     Args:
         unet: the denoiser.
         layers: any of 1 to 4, in any order.
         z: (B, C, h, w), at timestep t.
         t: training timestep.
-        cond: keyword arguments of the U-Net.
+        cond: what conditions the U-Net, of z's batch.
 
     Returns:
         layer -> (B, C_k, h_k, w_k), in the model's dtype.
@@ -92,7 +111,7 @@ def tap(unet: Any, layers: Iterable[int], z: Tensor, t: int, cond: dict[str, Ten
     """
     with features(unet, layers, stop=True) as found:
         try:
-            unet(z.to(next(unet.parameters()).dtype), t, **cond, return_dict=False)
+            unet(z.to(next(unet.parameters()).dtype), t, **arguments(cond), return_dict=False)
         except _Enough:
             pass
     return dict(sorted(found.items()))
@@ -150,7 +169,7 @@ def rewire(unet: Any, context: Context) -> Iterator[None]:
     Args:
         unet: the denoiser.
         context: called with the module's name and its own tokens (B, N, C); returns the tokens (1 or B, M, C) to
-            attend to, expanded to the batch here, or None for ordinary self-attention.
+            attend to, :func:`repeated` to the batch here, or None for ordinary self-attention.
     """
 
     def swap(name: str, args: Any, kwargs: Any) -> Any:
@@ -158,11 +177,18 @@ def rewire(unet: Any, context: Context) -> Iterator[None]:
         theirs = context(name, own)
         if theirs is None:
             return None
-        theirs = theirs.to(own.dtype).expand(own.shape[0], -1, -1)
-        return args, {**kwargs, "encoder_hidden_states": theirs}
+        tokens, bias = theirs if isinstance(theirs, Ragged) else (theirs, None)
+        tokens = repeated(tokens.to(own.dtype), len(own))
+        masked = {} if bias is None else {"attention_mask": repeated(bias.to(own.dtype), len(own))}
+        return args, {**kwargs, "encoder_hidden_states": tokens, **masked}
 
     with unfused(unet), _before(attentions(unet), swap):
         yield
+
+
+def repeated(x: Tensor, count: int) -> Tensor:
+    """(B, N, C) for a batch of ``count`` that holds those B several times, as guidance's two halves do."""
+    return x.expand(count, -1, -1) if len(x) == 1 else x.repeat(count // len(x), 1, 1)
 
 
 @contextmanager
@@ -189,16 +215,16 @@ class Count:
 
     evaluations: int = 0
 
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        """One more: it is a hook before the U-Net."""
+        self.evaluations += 1
+
 
 @contextmanager
 def counted(unet: Any) -> Iterator[Count]:
     """Count the U-Net's forward passes inside the block, complete or stopped early."""
     count = Count()
-
-    def add(module: nn.Module, args: Any) -> None:
-        count.evaluations += 1
-
-    handle = unet.register_forward_pre_hook(add)
+    handle = unet.register_forward_pre_hook(count)
     try:
         yield count
     finally:

@@ -433,7 +433,7 @@ def test_kept_features_cost_nothing_and_missing_ones_are_evaluated(run):
 )
 def test_no_more_is_kept_than_guidance_asks_for(changes, features, tokens):
     keep = Keep.wanted(Guidance().replace(**changes), Schedule(tiny_model(), 50))
-    assert dataclasses.astuple(keep) == ((2, 3), features, tokens)
+    assert keep == Keep((2, 3), features, tokens)
 
 
 def test_progress_sees_every_step():

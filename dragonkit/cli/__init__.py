@@ -1,4 +1,4 @@
-"""The command line: ``python -m dragonkit edit | render | case | bench | lab``.
+"""The command line: ``python -m dragonkit edit | many | render | case | bench | models | lab``.
 
 Every mistake of the user is one line on standard error and exit code 2, an interrupt is 130; in both cases nothing has
 been written, because results are first written beside their place and moved there once they are complete.
@@ -15,7 +15,9 @@ from typing import NoReturn
 
 from dragonkit import __version__
 from dragonkit.cli.bench import add_bench
-from dragonkit.errors import InputError, NonFiniteError
+from dragonkit.cli.many import add_many
+from dragonkit.cli.models import add_models
+from dragonkit.errors import InputError, NonFiniteError, OutOfMemoryError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -27,18 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; those of the process if None.
 
     Returns:
-        The exit code: 0, 2 after bad input, 130 after an interrupt.
+        The exit code: 0, 1 if some of many edits failed, 2 after bad input, 130 after an interrupt.
     """
     try:
         args = _parser().parse_args(argv)
-        args.run(args)
-    except (InputError, NonFiniteError) as error:
+        return args.run(args) or 0
+    except (InputError, NonFiniteError, OutOfMemoryError) as error:
         print("dragonkit: " + " ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\ndragonkit: interrupted, nothing written", file=sys.stderr)
         return INTERRUPTED
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,7 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     edit = commands.add_parser("edit", help="carry out an edit described by a JSON file")
     edit.add_argument("spec", type=Path, metavar="SPEC.json")
     edit.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets edit.png, overview.png, result.json")
+    edit.add_argument("--memory", default="full", help="full, or low on a small GPU (default: full)")
     edit.set_defaults(run=_edit)
+
+    add_many(commands)
 
     render = commands.add_parser("render", help="render a random scene of the bundled world")
     render.add_argument("--seed", type=int, required=True, metavar="N")
@@ -71,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     case.set_defaults(run=_case)
 
     add_bench(commands)
+    add_models(commands)
 
     lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
     lab.set_defaults(run=_lab)
@@ -91,7 +96,7 @@ def _edit(args: argparse.Namespace) -> None:
 
     model = load(task.model)
     task = task.ready(model)
-    result = edit(model, task.image, task.edit, task.prompt, guidance=task.guidance, trace=True)
+    result = edit(model, task.image, task.edit, task.prompt, guidance=task.guidance, trace=True, memory=args.memory)
     report = Report.of(task, result)
     with whole_folder(args.out) as folder:
         write_image(result.tensor, folder / "edit.png")

@@ -92,7 +92,8 @@ def extract(
     check_whole("draws", draws, 1)
     check_seed(seed)
     frame = Frame(source.shape[1], source.shape[2], model.factor, model.multiple, model.device)
-    z0, cond = model.encode(pad(source, model.multiple)[None]), model.embed(prompt)
+    z0 = model.encode(pad(source, model.multiple)[None])
+    cond = model.embed(prompt, model.size_of(z0))
     a = alphas_cumprod(model.schedule_config)[t]
     sums: dict[int, Tensor] = {}
     for first in range(0, draws, _TOGETHER):

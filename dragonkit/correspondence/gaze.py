@@ -13,7 +13,7 @@ from dragonkit.correspondence.place import shares
 from dragonkit.editor import frame_of
 from dragonkit.errors import InputError
 from dragonkit.inversion import Path
-from dragonkit.taps import attentions, record, rewire
+from dragonkit.taps import Ragged, attentions, record, rewire
 from dragonkit.trace.look import Look, spread
 from dragonkit.trace.observe import Mixing, attention_weights, taken
 
@@ -69,7 +69,7 @@ def gaze(
     chosen = _chosen(model, modules)
     gud, others = path.tokens_at(model, i), [ref.tokens_at(model, i) for ref in path.references]
 
-    def joined(name: str, x: Tensor) -> Tensor:
+    def joined(name: str, x: Tensor) -> Tensor | Ragged:
         return join(x, gud[name], tuple(ref[name] for ref in others))
 
     with record(model.unet) as own, rewire(model.unet, joined):

@@ -15,6 +15,7 @@ from dragonkit.energy import Term, attract, similarity
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.regions import Frame, as_image, as_mask
+from dragonkit.taps import Ragged
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Edit(ABC):
         """
         return z_T
 
-    def context(self, own: Tensor, gud: Tensor, refs: tuple[Tensor, ...], m: Regions) -> Tensor:
+    def context(self, own: Tensor, gud: Tensor, refs: tuple[Tensor, ...], m: Regions) -> Tensor | Ragged:
         """Tokens that a self-attention module attends to if ``Guidance.attention_mode`` is "mix".
 
         Args:

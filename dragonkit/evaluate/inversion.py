@@ -144,7 +144,8 @@ def bench_inversion(
 @torch.no_grad()
 def _bench_item(model: Model, scene: Scene, z0: Tensor, schedule: Schedule, method: Method, cfg: float) -> Row:
     """Invert one scene, generate it again: the latent it comes back to, drift, noise and cost."""
-    cond, scale, began = model.embed(caption(scene)), cfg if method.guided else 1.0, time.perf_counter()
+    cond = model.embed(caption(scene), model.size_of(z0))
+    scale, began = cfg if method.guided else 1.0, time.perf_counter()
     with counted(model.unet) as count, counted_backwards(model.unet) as backwards:
         path = method.invert(model, z0, cond, schedule, keep=Keep(), progress=iter, cfg=scale)
     seconds = time.perf_counter() - began

@@ -83,14 +83,14 @@ def official_edit(
 
         def inverted(picture: Tensor, words: str, keep: Keep) -> Path:
             z0 = model.encode(pad(picture, model.multiple)[None])
-            return ddim_invert(model, z0, model.embed(words), schedule, keep=keep)
+            return ddim_invert(model, z0, model.embed(words, model.size_of(z0)), schedule, keep=keep)
 
         path = inverted(image, prompt, keep)
         keep = keep if w.attention_mode == "mix" else Keep()
         refs = [inverted(ref.image, ref.prompt, keep) for ref in edit.references]
         grids = [frame.like(*ref.image.shape[1:]).grid for ref in edit.references]
         cond = path.cond
-        empty = model.embed("")
+        empty = model.embed("", model.size_of(path.z_T))
         z = edit.start(path.z_T, tuple(ref.z_T for ref in refs), m) if w.start == "copy" else path.z_T
         for i, t in enumerate(schedule.timesteps):
             branches = [_Branch(model, branch, i, w, shape) for branch in (path, *refs)]

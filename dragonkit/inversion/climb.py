@@ -46,7 +46,7 @@ def climb(
     last = len(schedule) - 1
     eps: Tensor | None = None
     before: Tensor | None = None
-    path = Path(schedule, cond, latents={last + 1: z0})
+    path = Path(schedule, cond, latents={last + 1: z0}, tokens=keep.store(), features=keep.store())
     for i in progress(range(last, -1, -1)):
         below = path.latents[i + 1]
         ahead = eps if before is None or eps is None or order == 1 else 2 * eps - before

@@ -13,8 +13,7 @@ from dragonkit.inversion.ddim import ddim_invert
 from dragonkit.inversion.path import NOTHING, Keep, Path, Progress
 from dragonkit.models import Cond, Model
 from dragonkit.schedule import Schedule
-
-WORDS = "encoder_hidden_states"  # the one entry of an embedding that is optimised
+from dragonkit.text import WORDS  # the one entry of an embedding that is optimised
 
 
 @torch.no_grad()
@@ -78,7 +77,8 @@ def null_text_invert(
     if cfg is None:
         return path
     path.cfg = float(cfg)
-    z, empty = path.z_T, {name: x.expand(len(z0), *x.shape[1:]) for name, x in model.embed("").items()}
+    z, plain = path.z_T, model.embed("", model.size_of(z0))
+    empty = {name: x.expand(len(z0), *x.shape[1:]) for name, x in plain.items()}
     for i in progress(range(len(schedule))):
         eps = model.predict(z, schedule.timesteps[i], cond)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,10 +12,15 @@ from torch import Tensor
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.models import Cond, Model
+from dragonkit.passes import evaluate
 from dragonkit.schedule import Schedule
-from dragonkit.taps import Tokens, features, record, tap
+from dragonkit.taps import Tokens, tap
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
+
+Store = Callable[..., MutableMapping[int, Any]]
+"""Makes what keeps tensors by step and name: ``dict``, or something as it that keeps them elsewhere; like ``dict`` it
+may be given a mapping to begin with."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,23 @@ class Keep:
         layers: decoder layers whose features are kept, from 1.
         features: indices of the steps at which they are.
         tokens: indices of the steps at which self-attention inputs are kept.
+        store: what makes the places where both are kept, see :func:`dragonkit.memory.economy`.
     """
 
     layers: tuple[int, ...] = ()
     features: range = range(0)
     tokens: range = range(0)
+    store: Store = dict
 
     @classmethod
-    def wanted(cls, w: Guidance, schedule: Schedule) -> Keep:
+    def wanted(cls, w: Guidance, schedule: Schedule, store: Store = dict) -> Keep:
         """What a guided run will ask for, and no more."""
         cached = w.reference == "cached" and w.energy > 0
         return cls(
             layers=w.layers,
             features=schedule.window(w.guided) if cached else range(0),
             tokens=range(0) if w.attention_mode == "off" else schedule.window(w.attention),
+            store=store,
         )
 
 
@@ -85,8 +92,8 @@ class Path:
     cond: Cond
     latents: dict[int, Tensor] = field(default_factory=dict)
     inputs: dict[int, Tensor] = field(default_factory=dict)
-    tokens: dict[int, Tokens] = field(default_factory=dict)
-    features: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+    tokens: MutableMapping[int, Tokens] = field(default_factory=dict)
+    features: MutableMapping[int, dict[int, Tensor]] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     references: tuple[Path, ...] = ()
     empty: dict[int, Cond] = field(default_factory=dict)
@@ -97,13 +104,15 @@ class Path:
         """The noisiest latent, where generation starts."""
         return self.latents[0]
 
+    def kept_in(self, store: Store) -> Path:
+        """The path with its tokens and features kept elsewhere; itself if they are kept as they are."""
+        return self if store is dict else replace(self, tokens=store(self.tokens), features=store(self.features))
+
     def evaluate(self, model: Model, z: Tensor, i: int, keep: Keep) -> Evaluation:
         """Evaluate the denoiser at z under the path's prompt, as the guidance branch would at step i."""
-        with ExitStack() as stack:
-            tokens = stack.enter_context(record(model.unet)) if i in keep.tokens else None
-            found = stack.enter_context(features(model.unet, keep.layers)) if i in keep.features else None
-            eps = model.predict(z, self.schedule.timesteps[i], self.cond)
-        return Evaluation(z, eps, tokens, found)
+        layers = keep.layers if i in keep.features else ()
+        at = evaluate(model, z, self.schedule.timesteps[i], self.cond, tokens=i in keep.tokens, layers=layers)
+        return Evaluation(z, at.eps, at.tokens or None, at.features or None)
 
     def visit(self, i: int, at: Evaluation) -> None:
         """Make an evaluation the one of step i."""
@@ -125,7 +134,7 @@ class Path:
         """
         if self.cfg is not None and self.cfg != cfg:
             raise InputError(f"cfg is {cfg:g}, but the inversion was made for cfg {self.cfg:g}: give both the same")
-        plain = model.embed("") if cfg != 1 else {}
+        plain = model.embed("", model.size_of(self.z_T)) if cfg != 1 else {}
         return [self.empty.get(i, plain) for i in range(len(self.schedule))]
 
     @torch.no_grad()
@@ -140,9 +149,8 @@ class Path:
     def tokens_at(self, model: Model, i: int) -> Tokens:
         """Guidance tokens at step i: as kept, or evaluated again if they were not."""
         if i not in self.tokens:
-            with record(model.unet) as tokens:
-                model.predict(self.inputs[i], self.schedule.timesteps[i], self.cond)
-            self.tokens[i] = tokens
+            at = evaluate(model, self.inputs[i], self.schedule.timesteps[i], self.cond, tokens=True)
+            self.tokens[i] = at.tokens
         return self.tokens[i]
 
 

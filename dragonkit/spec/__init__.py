@@ -19,8 +19,10 @@ from dragonkit.spec.fields import Spec as Spec
 from dragonkit.spec.read import Task as Task
 from dragonkit.spec.read import Truth as Truth
 from dragonkit.spec.read import load_task as load_task
+from dragonkit.spec.read import model_of as model_of
 from dragonkit.spec.read import parse as parse
 from dragonkit.spec.read import read_spec as read_spec
+from dragonkit.spec.read import read_task as read_task
 from dragonkit.spec.write import save_case as save_case
 from dragonkit.spec.write import save_spec as save_spec
 
@@ -33,8 +35,10 @@ __all__ = [
     "Truth",
     "edit_spec",
     "load_task",
+    "model_of",
     "parse",
     "read_spec",
+    "read_task",
     "save_case",
     "save_spec",
 ]

@@ -149,7 +149,15 @@ def load_task(path: str | Path) -> Task:
     Raises:
         InputError: as `read_spec`, or a picture is missing, broken or of a wrong mode or size.
     """
-    spec, folder = read_spec(Path(path)), Path(path).parent
+    return read_task(read_spec(Path(path)), Path(path).parent)
+
+
+def read_task(spec: Spec, folder: Path) -> Task:
+    """Read everything that a spec names except the model, relative to a folder.
+
+    Raises:
+        InputError: a picture is missing, broken or of a wrong mode or size.
+    """
     generated = None if isinstance(spec.image, str) else spec.image.generate
     image = read_image(folder / spec.image) if isinstance(spec.image, str) else spec.image
     edits = tuple(edit.build(folder) for edit in spec.edits)
@@ -157,8 +165,7 @@ def load_task(path: str | Path) -> Task:
     base = {"cfg": generated.cfg} if generated else {}
     task = Task(
         spec=spec,
-        # "./weights" is a place, found from the spec like every other path; "mini" or "owner/name" is a name.
-        model=str(folder / spec.model) if spec.model.startswith(("./", "../")) else spec.model,
+        model=model_of(spec, folder),
         image=image,
         prompt=generated.prompt if generated and "prompt" not in spec.model_fields_set else spec.prompt,
         edits=edits,
@@ -166,6 +173,11 @@ def load_task(path: str | Path) -> Task:
         truth=_truth(spec, folder),
     )
     return _fitting(task, folder)
+
+
+def model_of(spec: Spec, folder: Path) -> str:
+    """What to ``load``: "./weights" is a place, found from the spec like every other path; "owner/name" is a name."""
+    return str(folder / spec.model) if spec.model.startswith(("./", "../")) else spec.model
 
 
 def _truth(spec: Spec, folder: Path) -> Truth | None:

@@ -16,16 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dragonkit.errors import InputError
-from dragonkit.taps import attentions, features
+from dragonkit.taps import Mixing as Mixing
+from dragonkit.taps import Ragged, attentions, features
 from dragonkit.trace.look import Look, Rows, Shapes, spread
 from dragonkit.trace.record import Record
 
 if TYPE_CHECKING:
     from dragonkit.edits.base import Regions
     from dragonkit.inversion import Path
-
-Mixing = Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor]
-"""(own, guidance, reference tokens) -> the tokens attended to; it selects and joins along dimension 1."""
 
 
 MOST = 2**22
@@ -161,8 +159,9 @@ def taken(mixing: Mixing, counts: list[int], device: torch.device) -> Tensor:
     """
     numbers = torch.arange(sum(counts), dtype=torch.float32, device=device)[None, :, None]
     own, gud, *refs = numbers.split(counts, dim=1)
-    found = mixing(own, gud, tuple(refs)).flatten()
-    if not torch.equal(found, found.round()):
+    chosen = mixing(own, gud, tuple(refs))
+    found = own if isinstance(chosen, Ragged) else chosen.flatten()
+    if isinstance(chosen, Ragged) or not torch.equal(found, found.round()):
         raise InputError(
             "the context mixes tokens rather than choosing them: choose tokens, or trace without attention"
         )

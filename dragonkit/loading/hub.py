@@ -1,0 +1,131 @@
+"""Models on the hub: the local cache first, and the network only for what the user named and the cache lacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from dragonkit.errors import InputError
+from dragonkit.loading.suits import check_suits
+
+_WEIGHTS = re.compile(r"[\w.-]*\.safetensors(\.index(\.fp16)?\.json)?")
+_PLAIN = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+
+
+def cached(repo: str, file: str) -> Path | None:
+    """A file of a repository in the local cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch(repo: str, dtype: torch.dtype, check: Callable[[Path], object]) -> Path:
+    """The folder of a diffusers model on the hub, from the local cache if all of it is there, else downloaded.
+
+    What the model is is looked up before its weights are downloaded.
+
+    Args:
+        repo: "owner/name".
+        dtype: what it will be loaded in: half precision prefers weights stored so.
+        check: raises an InputError unless a folder is complete.
+
+    Raises:
+        InputError: there is no such model, it may not be read, no network, or an edit cannot use it.
+    """
+    index = cached(repo, "model_index.json")
+    if index is not None:
+        check_suits(index.parent)
+        try:
+            check(index.parent)
+            return index.parent
+        except InputError:
+            pass  # an incomplete copy: what it lacks is downloaded
+    with explained(repo):
+        return _download(repo, dtype)
+
+
+def fetch_one(repo: str, files: tuple[str, ...]) -> Path:
+    """The folder that holds the first of some files that a repository has; the local cache first.
+
+    Raises:
+        InputError: as :func:`fetch`, or it has none of these files.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    for file in files:
+        if path := cached(repo, file):
+            return path.parent
+    with explained(repo):
+        there = HfApi().list_repo_files(repo)
+        for file in files:
+            if file in there:
+                return Path(hf_hub_download(repo, file)).parent
+    raise InputError(f"{repo!r} on the hub holds none of {', '.join(files)}: name another model")
+
+
+def _download(repo: str, dtype: torch.dtype) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    files = HfApi().list_repo_files(repo)
+    if "model_index.json" not in files:
+        single = [file for file in files if file.endswith(".safetensors")]
+        remedy = f"download {single[0]} and give its path" if single else "name a model in the diffusers layout"
+        raise InputError(f"{repo!r} on the hub has no model_index.json: {remedy}")
+    folder = Path(hf_hub_download(repo, "model_index.json")).parent
+    for file in files:
+        part, _, name = file.rpartition("/")
+        if part in _PARTS and name.endswith((".json", ".txt")) and not _WEIGHTS.fullmatch(name):
+            hf_hub_download(repo, file)
+    check_suits(folder)
+    for file in weights_of(repo, files, dtype):
+        hf_hub_download(repo, file)
+    return folder
+
+
+def weights_of(repo: str, files: list[str], dtype: torch.dtype) -> Iterator[str]:
+    """The safetensors of each part, in half precision if that is asked for and there, else as they are.
+
+    Raises:
+        InputError: a part has none.
+    """
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        own = [file for file in files if file.startswith(part + "/")]
+        stored = [file for file in own if _WEIGHTS.fullmatch(file.removeprefix(part + "/"))]
+        half = [file for file in stored if ".fp16" in file]
+        plain = [file for file in stored if _PLAIN.fullmatch(file.removeprefix(part + "/"))]
+        if own and not half and not plain:
+            pickles = [file for file in own if file.endswith((".bin", ".ckpt", ".pt"))]
+            found = f"only pickles such as {pickles[0]}, which may run code" if pickles else "no weights"
+            raise InputError(f"{repo!r} on the hub has {found} for {part}: name a model stored as safetensors")
+        yield from half if (half and dtype != torch.float32) or not plain else plain
+
+
+@contextmanager
+def explained(repo: str) -> Iterator[None]:
+    """Turn whatever the hub's client raises into an InputError of one line that says what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except GatedRepoError as error:
+        raise InputError(
+            f"{repo!r} is gated: accept its licence on its page on the hub, then log in with 'hf auth login'"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{repo!r} is not on the hub, or is private: check the spelling, or log in with 'hf auth login'"
+        ) from error
+    except Exception as error:  # of httpx, requests, ssl, the file system: whichever client is installed
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise InputError(
+            f"{repo!r} is not in the local cache and cannot be downloaded ({reason}): connect to the network, "
+            "or give a folder or a .safetensors file"
+        ) from error

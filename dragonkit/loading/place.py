@@ -1,0 +1,45 @@
+"""Where a model computes, in how many bits, and how its weights lie in memory there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dragonkit.errors import InputError
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What a model may compute in."""
+
+
+def device_of(device: Any) -> torch.device:
+    """The device meant, which is there and can hold numbers; the GPU, if there is one, where None is said.
+
+    Raises:
+        InputError: it is not there.
+    """
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises each of them, for one reason or another
+        there = ["'cpu'", *(f"'cuda:{k}'" for k in range(torch.cuda.device_count()))]
+        raise InputError(f"device is {device!r}, which is not there: choose from {', '.join(there)}") from error
+    return place
+
+
+def dtype_of(dtype: Any, place: torch.device) -> torch.dtype:
+    """The dtype meant, or where None is said the one that suits a device.
+
+    Raises:
+        InputError: it is none of ``DTYPES``.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}: choose from {', '.join(map(str, DTYPES))}")
+    return dtype or (torch.float32 if place.type == "cpu" else torch.float16)
+
+
+def lay_out(*parts: Any) -> None:
+    """Lay the weights of convolutions as suits a CPU, if they are on one: somewhat faster; in float16, twenty times."""
+    for part in parts:
+        if next(part.parameters()).device.type == "cpu":
+            part.to(memory_format=torch.channels_last)

@@ -1,0 +1,231 @@
+"""One .safetensors file in the original (CompVis, Stability) layout, converted by diffusers, without the network.
+
+The file holds the networks' tensors and nothing else. Their configuration is told by the tensors' names and shapes and
+is published (see ``published``), or is given; the tokenizer's vocabulary has to come from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dragonkit.errors import InputError
+from dragonkit.loading.cards import CARDS
+from dragonkit.loading.folder import HUB_ID, check_file, quiet, vae_dtype
+from dragonkit.loading.hub import cached, fetch_one
+from dragonkit.loading.published import PUBLISHED
+from dragonkit.loading.suits import WANTED, check_suits, check_unet, read_json
+
+Shapes = dict[str, tuple[int, ...]]
+
+_UNET = "model.diffusion_model."
+_VOCABULARIES = ("vocab.json", "tokenizer.json")
+_ELSEWHERE = ("openai/clip-vit-large-patch14", *(card.source for card in CARDS.values() if "/" in card.source))
+_SIGNS = (
+    ("double_blocks.", "a Flux transformer"),
+    ("joint_blocks.", "a Stable Diffusion 3 transformer"),
+    ("lora_", "a LoRA, not a model: load the model that it was made for, then model.load_lora(file)"),
+    (".lora", "a LoRA, not a model: load the model that it was made for, then model.load_lora(file)"),
+    ("control_model.", "a ControlNet"),
+    ("down_blocks.", "one network of the diffusers layout: give the folder of the whole model"),
+    ("decoder.", "a bare autoencoder: give a whole model, and this as vae="),
+    ("text_model.", "a bare text encoder"),
+)
+
+
+def read_file(
+    file: Path, dtype: torch.dtype, *, config: str | Path | None = None, tokenizer: str | Path | None = None
+) -> dict[str, Any]:
+    """The parts of a model in one file.
+
+    Args:
+        file: a .safetensors file.
+        dtype: of the weights; they are on the CPU.
+        config: a name of ``PUBLISHED``, a diffusers folder or a hub id whose configuration the file's networks have;
+            default what :func:`family` says.
+        tokenizer: a folder or hub id with the vocabulary; default ``config``'s, or the local cache's.
+
+    Returns:
+        Arguments of :class:`dragonkit.models.Model`.
+
+    Raises:
+        InputError: the file is damaged, no model, or not one that an edit can use; or there is no vocabulary.
+    """
+    import diffusers
+    from diffusers.utils import logging
+    from diffusers.utils.logging import get_verbosity, set_verbosity
+
+    check_file(file, file.name)
+    shapes = shapes_of(file)
+    check_kind(shapes, file.name)
+    configs = dict(PUBLISHED[family(shapes, file.name)]) if config is None else _configs(config)
+    index, noise = configs.pop("model_index", {}), configs.pop("scheduler") | _told(shapes)
+    check_unet(configs["unet"])
+    two = "text_encoder_2" in configs
+    tokens = _tokenizers(_vocabulary(config, tokenizer, file.name), configs)
+    kind = diffusers.StableDiffusionXLPipeline if two else diffusers.StableDiffusionPipeline
+    quiet()
+    before = get_verbosity()
+    set_verbosity(logging.ERROR)  # of tensors that are no part of a model, such as averages kept by training
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _write(Path(folder), configs | {"scheduler": noise}, kind.__name__)
+            # The autoencoder may need more bits than the rest, so all is read as it is stored and then made narrower.
+            pipe = kind.from_single_file(str(file), config=folder, local_files_only=True, **tokens, **_ABSENT[two])
+    except NotImplementedError as error:  # a tensor without data was to be moved
+        raise InputError(f"{file.name} lacks tensors of its U-Net or autoencoder: fetch the file again") from error
+    finally:
+        set_verbosity(before)
+    nets = {part: getattr(pipe, part) for part in configs}
+    for part, net in nets.items():
+        absent = [key for key, tensor in net.state_dict().items() if tensor.is_meta]
+        if absent:
+            raise InputError(f"{file.name} lacks {part}'s {absent[0]} and {len(absent) - 1} more: fetch the file again")
+        # Not by diffusers' own to(), which warns of nothing in particular.
+        torch.nn.Module.to(net, vae_dtype(net.config, dtype, two) if part == "vae" else dtype)
+    parts = {**nets, **tokens, "schedule_config": noise}
+    return parts | {"empty_is_zero": index.get("force_zeros_for_empty_prompt", True)} if two else parts
+
+
+_ABSENT: dict[bool, dict[str, Any]] = {
+    False: dict(safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False),
+    True: dict(feature_extractor=None, image_encoder=None, add_watermarker=False),
+}
+
+
+def shapes_of(file: Path) -> Shapes:
+    """The tensors of a safetensors file by name, from its header alone."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as tensors:
+        return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+
+
+def check_kind(shapes: Shapes, name: str) -> None:
+    """Raise an InputError unless a checkpoint's U-Net is such as an edit can use; it says what the file is instead."""
+    first = shapes.get(_UNET + "input_blocks.0.0.weight")
+    if first is None:
+        found = next((what for sign, what in _SIGNS if any(sign in key for key in shapes)), "no Stable Diffusion")
+        raise InputError(f"{name} is {found}; {WANTED}")
+    xl = _UNET + "label_emb.0.0.weight" in shapes
+    width = {"cross_attention_dim": _words(shapes)} if xl else {}
+    check_unet({"in_channels": first[1], "addition_embed_type": "text_time" if xl else None, **width})
+    if "edm_mean" in shapes:
+        raise InputError(f"{name} is an EDM model, as Playground 2.5 is; {WANTED}")
+
+
+def family(shapes: Shapes, name: str) -> str:
+    """Which of ``PUBLISHED`` a checkpoint's tensors belong to.
+
+    Stable Diffusion 2.1 and its base have the same tensors. A file of theirs is taken for the former, which predicts v:
+    for the base say ``config="sd21-base"``.
+
+    Args:
+        shapes: of the tensors.
+        name: the file's, for errors.
+
+    Raises:
+        InputError: to none of them.
+    """
+    known = {768: "sd15", 1024: "sd21", 2048: "sdxl"}
+    if (width := _words(shapes)) not in known:
+        raise InputError(f"{name} has text embeddings {width} wide: {WANTED}, or say its config=")
+    return known[width]
+
+
+def _words(shapes: Shapes) -> int:
+    """How wide the text embeddings are that the U-Net looks at; 0 if it looks at none."""
+    key = next((key for key in shapes if key.startswith(_UNET) and key.endswith("attn2.to_k.weight")), None)
+    return shapes[key][1] if key else 0
+
+
+def _told(shapes: Shapes) -> dict[str, Any]:
+    """What some checkpoints of Stable Diffusion XL say of their training by empty tensors of these names."""
+    told: dict[str, Any] = {"prediction_type": "v_prediction"} if "v_pred" in shapes else {}
+    return told | ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in shapes else {})
+
+
+def _configs(source: str | Path) -> dict[str, Any]:
+    """Every part's configuration, from a name, a folder or the hub."""
+    if str(source) in PUBLISHED:
+        return dict(PUBLISHED[str(source)])
+    place = Path(source).expanduser()
+    if not place.is_dir():
+        if not HUB_ID.fullmatch(str(source)):
+            raise InputError(f"config is {str(source)!r}: give one of {', '.join(PUBLISHED)}, a folder, or a hub id")
+        place = fetch_one(str(source), ("model_index.json",))
+        for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+            if part in read_json(place / "model_index.json"):
+                fetch_one(str(source), (f"{part}/config.json",))
+        fetch_one(str(source), ("scheduler/scheduler_config.json",))
+    check_suits(place)
+    parts = [part for part in ("unet", "vae", "text_encoder", "text_encoder_2") if (place / part).is_dir()]
+    configs = {part: read_json(place / part / "config.json") for part in parts}
+    if (place / "model_index.json").is_file():
+        configs["model_index"] = read_json(place / "model_index.json")
+    return configs | {"scheduler": read_json(place / "scheduler" / "scheduler_config.json")}
+
+
+def _vocabulary(config: str | Path | None, tokenizer: str | Path | None, name: str) -> Path:
+    """A folder with CLIP's vocabulary: the one that is given, or else one of those in the local cache."""
+    for given in (tokenizer, config):
+        if given is None or str(given) in PUBLISHED:
+            continue
+        place = Path(given).expanduser()
+        for folder in (place / "tokenizer", place):
+            if any((folder / file).is_file() for file in _VOCABULARIES):
+                return folder
+        if not place.exists() and HUB_ID.fullmatch(str(given)):
+            return fetch_one(str(given), ("tokenizer/vocab.json", "tokenizer/tokenizer.json", *_VOCABULARIES))
+        raise InputError(f"no vocab.json in {given} or its tokenizer/: name a folder or a hub id that has one")
+    for repo in _ELSEWHERE:
+        for file in ("tokenizer/vocab.json", *_VOCABULARIES):
+            if path := cached(repo, file):
+                return path.parent
+    raise InputError(
+        f"{name} holds no tokenizer, and the local cache has none: give tokenizer=, a model's folder or a hub id, "
+        f"for instance {_ELSEWHERE[0]!r}"
+    )
+
+
+def _tokenizers(folder: Path, configs: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizers of a model, which share CLIP's vocabulary: OpenCLIP's encoders are padded with "!" (token 0)."""
+    from transformers import CLIPTokenizer
+
+    second = folder.parent / "tokenizer_2"
+    found = {}
+    for name, part in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+        if part not in configs:
+            continue
+        window = configs[part]["max_position_embeddings"]
+        if part == "text_encoder_2" and second.is_dir():
+            found[name] = CLIPTokenizer.from_pretrained(second, local_files_only=True, model_max_length=window)
+            continue
+        found[name] = CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=window)
+        if len(found[name]) > 40000:  # CLIP's own, not a test's
+            open_clip = configs[part]["hidden_act"] == "gelu"
+            found[name].pad_token = "!" if open_clip else "<|endoftext|>"
+    return found
+
+
+def _write(folder: Path, configs: dict[str, Any], kind: str) -> None:
+    """A diffusers folder without weights, which says to diffusers what to make of the file."""
+    index: dict[str, Any] = {"_class_name": kind}
+    libraries = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+    for part, config in configs.items():
+        (folder / part).mkdir()
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (folder / part / name).write_text(json.dumps(config), encoding="utf-8")
+        if part == "scheduler":
+            index[part] = ["diffusers", "DDIMScheduler"]  # whichever it is: only its configuration is read
+        elif part in libraries:
+            index[part] = ["diffusers", libraries[part]]
+        else:
+            second = part == "text_encoder_2"
+            index[part] = ["transformers", "CLIPTextModelWithProjection" if second else "CLIPTextModel"]
+            index[part.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")

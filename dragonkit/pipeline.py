@@ -1,0 +1,271 @@
+"""A diffusers pipeline over :func:`dragonkit.edit`, for programs that are made of diffusers pipelines.
+
+    pipe = DragonDiffusionPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5").to("cuda")
+    moved = pipe(image, Move(mask, by=(60, 0)), "a photo of a cat").images[0]
+
+It loads, saves and shares components as any pipeline does, and does nothing of its own: the images are those of
+:func:`dragonkit.edit`, bit for bit.
+"""
+
+# No "from __future__ import annotations": diffusers reads the components' types off the signature.
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from dragonkit.editor import Step, edit
+from dragonkit.edits.base import Edit
+from dragonkit.edits.several import Several
+from dragonkit.errors import InputError
+from dragonkit.guidance import Guidance
+from dragonkit.inversion import Inverter, ddim_invert
+from dragonkit.loading.cards import Card
+from dragonkit.loading.folder import vae_dtype
+from dragonkit.loading.suits import check_pair, check_unet, check_vae
+from dragonkit.memory import Memory
+from dragonkit.models import Model
+
+OUTPUTS = ("pil", "np", "pt", "latent")
+Callback = Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
+
+
+class DragonDiffusionPipeline(DiffusionPipeline):
+    """Edit images with Stable Diffusion 1, 2 or XL, as a diffusers pipeline.
+
+    Args:
+        vae: the autoencoder.
+        text_encoder: the text encoder.
+        tokenizer: its tokenizer.
+        unet: the denoiser, of 4 latent channels.
+        scheduler: of which the noise schedule and the kind of prediction are read; the sampler is always DDIM.
+        text_encoder_2: Stable Diffusion XL's second text encoder.
+        tokenizer_2: its tokenizer.
+        force_zeros_for_empty_prompt: with two text encoders, whether the empty prompt's embedding is zero.
+        guidance: name of the preset that suits the model; default "sdxl" with two text encoders, else "iclr".
+
+    Raises:
+        InputError: the components are not those of a model that an edit can use.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2"]
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: KarrasDiffusionSchedulers,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        force_zeros_for_empty_prompt: bool = True,
+        guidance: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_unet(unet.config)
+        check_vae(vae.config)
+        check_pair(unet, {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2})
+        if guidance is not None:
+            Guidance.preset(guidance)
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+        )
+        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, guidance=guidance)
+        self._interrupt = False
+        self._num_timesteps = 0
+        self._guidance_scale = 1.0
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Any:
+        """A pipeline from a folder or the hub, as every diffusers pipeline is loaded, but never from pickles.
+
+        Args:
+            name: a diffusers folder or a hub id.
+            options: of :meth:`diffusers.DiffusionPipeline.from_pretrained`.
+        """
+        return super().from_pretrained(name, **{"use_safetensors": True, **options})
+
+    @classmethod
+    def from_model(cls, model: Model) -> "DragonDiffusionPipeline":
+        """A pipeline over the networks of what :func:`dragonkit.load` gave, nothing copied."""
+        from diffusers import DDIMScheduler
+
+        return cls(
+            **model.parts,
+            tokenizer=model.tokenizer,
+            tokenizer_2=model.tokenizer_2,
+            scheduler=DDIMScheduler.from_config(model.schedule_config),
+            force_zeros_for_empty_prompt=model.empty_is_zero,
+            guidance=model.default_guidance,
+        )
+
+    @property
+    def model(self) -> Model:
+        """The components as :mod:`dragonkit` has them, nothing copied.
+
+        An autoencoder that overflows in float16 is widened to float32, as diffusers does while it decodes.
+        """
+        two = self.text_encoder_2 is not None
+        width = vae_dtype(self.vae.config, self.vae.dtype, two)
+        if width != self.vae.dtype:
+            self.vae.to(dtype=width)
+        preset = self.config.guidance or ("sdxl" if two else "iclr")
+        return Model(
+            name=str(self.config.get("_name_or_path") or type(self).__name__),
+            unet=self.unet,
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            schedule_config=dict(self.scheduler.config),
+            card=Card(source="a pipeline", about="the components of a diffusers pipeline", guidance=preset),
+            text_encoder_2=self.text_encoder_2,
+            tokenizer_2=self.tokenizer_2,
+            empty_is_zero=self.config.force_zeros_for_empty_prompt,
+        )
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has asked for the end of the run, by setting ``pipe._interrupt``."""
+        return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the last run."""
+        return self._num_timesteps
+
+    @property
+    def guidance_scale(self) -> float:
+        """Classifier-free guidance scale of the last run."""
+        return self._guidance_scale
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Any,
+        edit: Edit | Sequence[Edit],
+        prompt: str = "",
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance: str | Guidance | None = None,
+        generator: torch.Generator | None = None,
+        invert: Inverter = ddim_invert,
+        memory: Memory = "full",
+        callback_on_step_end: Callback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> Any:
+        """Edit an image; see :func:`dragonkit.edit`.
+
+        Args:
+            image: a PIL image of mode RGB, a uint8 array (H, W, 3), or a float tensor (3, H, W) in [0, 1].
+            edit: what to do, for instance ``Move(mask, by=(40, 0))``, or several edits to do at once.
+            prompt: what the image shows.
+            num_inference_steps: DDIM steps; default the preset's, mostly 50.
+            guidance_scale: classifier-free guidance scale; default the preset's. 1 evaluates no unconditional half.
+            guidance: a preset's name, or every number of the run; default the preset that suits the model.
+            generator: its initial seed is the seed of the run's noise, where there is any (regional SDE). Nothing is
+                drawn from it.
+            invert: how the image is inverted.
+            memory: "low" takes less of a GPU's memory.
+            callback_on_step_end: called after each step of the edit, the inversion's not among them, with the pipeline,
+                the step's index, its timestep and a dict of what is asked for below. In the dict that it returns,
+                latents of its own replace the run's. It ends the run by setting ``pipe._interrupt = True``: the image
+                is then decoded from the latents as they are.
+            callback_on_step_end_tensor_inputs: what it is called with, of "latents" (1, 4, h, w) float32.
+            output_type: "pil", "np" (1, H, W, 3) or "pt" (1, 3, H, W) in [0, 1], or "latent" (1, 4, h, w).
+            return_dict: give an output with ``images``, or else a tuple.
+
+        Returns:
+            The edited image, one of a batch of one.
+
+        Raises:
+            InputError: anything given cannot be used.
+            NonFiniteError: an energy, a gradient, a latent or the image is not finite.
+        """
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        asked = list(callback_on_step_end_tensor_inputs)
+        if unknown := [name for name in asked if name not in self._callback_tensor_inputs]:
+            raise InputError(f"callback_on_step_end_tensor_inputs has {unknown[0]!r}: it may hold 'latents' alone")
+        if output_type not in OUTPUTS:
+            raise InputError(f"output_type is {output_type!r}: choose from {', '.join(map(repr, OUTPUTS))}")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise InputError(f"generator is a {type(generator).__name__}: give a torch.Generator, or None")
+        if any(hasattr(part, "_hf_hook") for part in (self.unet, self.vae, self.text_encoder)):
+            raise InputError("the pipeline's parts are offloaded by hooks: remove them, and give memory='low' instead")
+        model = self.model
+        w = self._numbers(model, edit, guidance, num_inference_steps, guidance_scale, generator)
+        self._interrupt, self._num_timesteps, self._guidance_scale = False, w.steps, w.cfg
+
+        def shown(title: str, count: int) -> Callable[[Iterable[Any]], Iterator[Any]]:
+            def loop(steps: Iterable[Any]) -> Iterator[Any]:
+                with self.progress_bar(total=count) as bar:
+                    bar.set_description(title)
+                    for step in steps:
+                        if isinstance(step, Step) and callback_on_step_end is not None:
+                            self._call_back(callback_on_step_end, step, asked)
+                        bar.update()
+                        yield step
+                        if self._interrupt and isinstance(step, Step):
+                            return
+
+            return loop
+
+        result = _edit(model, image, edit, prompt, guidance=w, invert=invert, progress=shown, memory=memory)
+        if output_type == "latent":
+            images: Any = result.latent
+        elif output_type == "pt":
+            images = result.tensor[None]
+        elif output_type == "np":
+            images = result.tensor.permute(1, 2, 0)[None].numpy()
+        else:
+            images = [result.image]
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _call_back(self, callback: Any, step: Step, asked: list[str]) -> None:
+        """Call the user's function after a step, and put its latents in the place of the run's."""
+        told = {"latents": step.z} if asked else {}
+        given = callback(self, step.i, step.t, told) or {}
+        z = given.get("latents", step.z)
+        if z is step.z:
+            return
+        if not isinstance(z, Tensor) or z.shape != step.z.shape:
+            raise InputError(f"callback_on_step_end gave latents {_shape(z)}: give {_shape(step.z)}")
+        step.z.copy_(z)  # the very tensor from which the run goes on
+
+    def _numbers(self, model: Model, edit: Any, given: Any, steps: Any, cfg: Any, generator: Any) -> Guidance:
+        """The run's guidance: the preset or the numbers given, and what was given beside."""
+        if given is None or isinstance(given, str):
+            task = Several(edit) if isinstance(edit, (list, tuple)) else edit
+            kind = task.kind if isinstance(task, Edit) else "move"  # what is no edit is refused by dragonkit.edit
+            given = Guidance.preset(given or model.default_guidance, kind)
+        if not isinstance(given, Guidance):
+            raise InputError(f"guidance is a {type(given).__name__}: give a preset's name or a Guidance")
+        changes = {"steps": steps, "cfg": cfg}
+        if generator is not None:
+            changes["seed"] = generator.initial_seed() % 2**63
+        return given.replace(**{name: value for name, value in changes.items() if value is not None})
+
+
+_edit = edit  # by another name where ``edit`` is what to do
+
+
+def _shape(x: Any) -> str:
+    return str(tuple(x.shape)) if isinstance(x, Tensor) else f"a {type(x).__name__}"

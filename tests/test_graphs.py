@@ -1,0 +1,156 @@
+"""Recorded passes give what evaluated ones give. The recorder here is a stand-in that needs no GPU and is meaner."""
+
+import pytest
+import torch
+
+from dragonkit.editor import edit
+from dragonkit.edits import Appearance, Drag, Move, Paste, Resize
+from dragonkit.errors import InputError
+from dragonkit.graphs import Graphs, uncounted
+from dragonkit.guidance import PRESETS, Guidance
+from dragonkit.inversion import fixed_point_invert
+from dragonkit.models import load
+from dragonkit.passes import evaluate, separate
+from dragonkit.taps import tap
+from dragonkit.trace import Record
+from tests.tiny import box, fresh_model, picture, tiny_model
+
+MASK = box(64, 96, 8, 8, 32, 40)
+MOVE = Move(MASK, by=(24, 16))
+EDITS = (
+    MOVE,
+    Resize(MASK, 1.3),
+    Drag([(20.0, 20.0, 40.0, 30.0)], MASK),
+    Appearance(MASK, picture(64, 64, 3), box(64, 64, 20, 20, 50, 50)),
+    Paste(picture(64, 64, 3), box(64, 64, 20, 20, 50, 50), at=(50, 30)),
+)
+
+
+class Again:
+    """Does the work again at each replay, on the addresses of the first time, having spoilt all other results."""
+
+    def __init__(self, model):
+        self.unet, self.results, self.recordings = model.unet, [], 0
+
+    def warm(self, work):
+        work()
+
+    def record(self, work):
+        mine = work()
+        self.results.append(mine)
+        self.recordings += 1
+
+        def replay():
+            with uncounted(self.unet):
+                done = work()
+            for theirs in self.results:
+                for x in theirs:
+                    if x is not None and not any(x is y for y in mine):
+                        x.fill_(torch.nan)  # what is still needed has been copied, or this will show
+            for there, x in zip(mine, done, strict=True):
+                there.copy_(x)
+
+        return mine, replay
+
+
+@pytest.fixture(scope="module")
+def replayed():
+    model = fresh_model()
+    model.graphs = Graphs(model, Again(model))
+    return model
+
+
+def both(replayed, task, w, **options):
+    models = tiny_model(), replayed
+    return [edit(m, picture(64, 96), task, "a ball", guidance=w, progress=False, **options) for m in models]
+
+
+CASES = [(preset, MOVE) for preset in PRESETS] + [("iclr", task) for task in EDITS[1:]]
+
+
+@pytest.mark.parametrize(("preset", "task"), CASES, ids=lambda x: x if isinstance(x, str) else type(x).__name__)
+def test_an_edit_is_the_same_bit_for_bit(replayed, preset, task):
+    w = Guidance.preset(preset, task.kind).replace(steps=4)
+    plain, recorded = both(replayed, task, w, trace=True)
+    assert torch.equal(plain.latent, recorded.latent) and torch.equal(plain.tensor, recorded.tensor)
+    assert plain.nfe == recorded.nfe
+    assert all(torch.equal(a, b) for a, b in zip(plain.trace.grads, recorded.trace.grads, strict=True) if a is not None)
+    assert 2 <= len(replayed.graphs) <= replayed.graphs.most
+
+
+@pytest.mark.parametrize("change", [{"attention_mode": "concat"}, {"regional": True}, {"reference": "live"}])
+def test_so_it_is_with_other_guidance(replayed, change):
+    plain, recorded = both(replayed, MOVE, Guidance.preset("iclr").replace(steps=4, **change))
+    assert torch.equal(plain.latent, recorded.latent) and plain.nfe == recorded.nfe
+
+
+def test_a_second_edit_records_nothing_new(replayed):
+    w = Guidance.preset("iclr").replace(steps=3, attention_mode="replace")
+    both(replayed, MOVE, w)
+    before = replayed.graphs.recorder.recordings
+    first = both(replayed, Move(MASK, by=(-4, 12)), w.replace(energy=2.0))
+    assert replayed.graphs.recorder.recordings == before and torch.equal(*(r.latent for r in first))
+    both(replayed, Move(MASK, by=(-4, 12)), w.replace(layers=(3,)))
+    assert replayed.graphs.recorder.recordings > before
+
+
+def test_other_inverters_and_what_they_keep_are_the_same(replayed):
+    w = Guidance.preset("iclr").replace(steps=3)
+    plain, recorded = both(replayed, MOVE, w, invert=fixed_point_invert)
+    assert torch.equal(plain.latent, recorded.latent) and plain.nfe == recorded.nfe
+
+
+def test_who_listens_inside_the_denoiser_is_heard(replayed):
+    w, heard = Guidance.preset("iclr").replace(steps=3), []
+    module = replayed.unet.up_blocks[1]
+    handle = module.register_forward_hook(lambda *_: heard.append(1))
+    try:
+        plain, recorded = both(replayed, MOVE, w)
+    finally:
+        handle.remove()
+    assert torch.equal(plain.latent, recorded.latent) and len(heard) == recorded.nfe
+    record = Record(attention=True, features=(2,))
+    plain, recorded = both(replayed, MOVE, w, trace=record)
+    for a, b in zip(plain.trace.features, recorded.trace.features, strict=True):
+        assert torch.equal(a[2], b[2])
+    for a, b in zip(plain.trace.attention, recorded.trace.attention, strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(a[k].weights, b[k].weights) for k in a)
+
+
+def test_the_gradient_goes_back_twice_and_features_survive_the_next_pass(replayed):
+    z, cond = torch.randn(1, 4, 8, 8), replayed.embed("a ball")
+    at, leaf = separate(replayed, z, 500, cond, (3, 2)), z.clone().requires_grad_()
+    plain = tap(replayed.unet, (2, 3), leaf, 500, cond)
+    assert list(at.features) == [2, 3] and all(torch.equal(at.features[k], plain[k]) for k in plain)
+    evaluate(replayed, torch.randn(1, 4, 8, 8), 100, cond, layers=(2,))
+    for layer in (3, 2):
+        (ours,) = torch.autograd.grad(at.features[layer].square().sum(), at.z, retain_graph=True)
+        (theirs,) = torch.autograd.grad(plain[layer].square().sum(), leaf, retain_graph=True)
+        assert torch.equal(ours, theirs)
+
+
+def test_what_was_used_longest_ago_is_forgotten():
+    model = fresh_model()
+    model.graphs = Graphs(model, Again(model), most=2)
+    cond = model.embed("")
+    for size in (8, 16, 24, 8, 24):
+        evaluate(model, torch.randn(1, 4, size, 8), 100, cond)
+    assert len(model.graphs) == 2 and model.graphs.recorder.recordings == 4
+    model.graphs.clear()
+    assert len(model.graphs) == 0
+
+
+def test_new_weights_are_recorded_anew():
+    model = fresh_model()
+    model.graphs = Graphs(model, Again(model))
+    z, cond = torch.randn(1, 4, 8, 8), model.embed("")
+    evaluate(model, z, 100, cond)
+    model.unet.to(torch.float64).to(torch.float32)
+    evaluate(model, z, 100, cond)
+    assert model.graphs.recorder.recordings == 2
+
+
+def test_graphs_are_refused_where_there_is_no_such_device():
+    with pytest.raises(InputError, match="graphs is True, but the device is cpu"):
+        load("mini", device="cpu", graphs=True)
+    assert load("mini", device="cpu").graphs is None

@@ -1,0 +1,264 @@
+"""The diffusers pipeline: the conventions of diffusers, and the pictures of dragonkit.edit bit for bit."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.callbacks import PipelineCallback
+from PIL import Image
+
+import dragonkit as dk
+from dragonkit import DragonDiffusionPipeline
+from dragonkit.edits import Appearance, Drag, Move
+from dragonkit.errors import InputError
+from dragonkit.guidance import Guidance
+from dragonkit.inversion import fixed_point_invert
+from dragonkit.models import load
+from tests.families import FAMILIES, family_model, family_parts, family_pipeline
+from tests.tiny import box, hooks, picture
+
+SIZE = (64, 100)
+IMAGE = picture(*SIZE)
+MASK = box(*SIZE, 8, 8, 40, 40)
+SOLVE = functools.partial(fixed_point_invert, iterations=2)
+MOVE = Move(MASK, by=(24, 8))
+
+
+def pipeline(family):
+    pipe = DragonDiffusionPipeline.from_pipe(family_pipeline(family))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipes():
+    return {family: pipeline(family) for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_images_are_dragonkits_bit_for_bit(pipes, family):
+    preset = "sdxl" if family == "sdxl" else "iclr"
+    w = Guidance.preset(preset).replace(steps=3, cfg=2.0)
+    expected = dk.edit(family_model(family), IMAGE, MOVE, "a ball", guidance=w, progress=False)
+    out = pipes[family](IMAGE, MOVE, "a ball", num_inference_steps=3, guidance_scale=2.0, output_type="pt")
+    assert torch.equal(out.images, expected.tensor[None])
+    assert (pipes[family].num_timesteps, pipes[family].guidance_scale, pipes[family].interrupt) == (3, 2.0, False)
+    assert hooks(pipes[family].model) == 0
+
+
+def test_every_argument_reaches_the_edit(pipes):
+    edit = Drag([(16, 16, 32, 24)], MASK)
+    w = Guidance.preset("diffeditor", "drag").replace(steps=6, cfg=1.5, seed=11)
+    expected = dk.edit(family_model("sd15"), IMAGE, edit, "a ball", guidance=w, invert=SOLVE, progress=False)
+    generator = torch.Generator().manual_seed(11)
+    state = generator.get_state()
+    options = dict(guidance="diffeditor", num_inference_steps=6, guidance_scale=1.5, invert=SOLVE)
+    out = pipes["sd15"](IMAGE, [edit], "a ball", generator=generator, output_type="latent", **options)
+    assert torch.equal(out.images, expected.latent) and torch.equal(generator.get_state(), state)
+    whole = pipes["sd15"](IMAGE, edit, "a ball", guidance=w, invert=SOLVE, output_type="latent").images
+    assert torch.equal(whole, expected.latent)  # every number in one object
+    other = pipes["sd15"](
+        IMAGE, edit, "a ball", generator=torch.Generator().manual_seed(12), output_type="latent", **options
+    )
+    assert not torch.equal(other.images, expected.latent)
+
+
+def test_the_outputs_are_those_of_diffusers(pipes):
+    def run(**options):
+        return pipes["sd15"](IMAGE, MOVE, num_inference_steps=2, **options)
+
+    pt, z = run(output_type="pt").images, run(output_type="latent").images
+    (pil,) = run().images
+    as_np = run(output_type="np").images
+    assert isinstance(pil, Image.Image) and pil.size == (100, 64) and z.shape == (1, 4, 8, 16)
+    assert isinstance(as_np, np.ndarray) and as_np.shape == (1, 64, 100, 3) and as_np.dtype == np.float32
+    assert torch.equal(torch.from_numpy(as_np).permute(0, 3, 1, 2), pt) and pt.shape == (1, 3, 64, 100)
+    np.testing.assert_allclose(np.asarray(pil) / 255, as_np[0], atol=0.5 / 255 + 1e-6)
+    (images,) = run(output_type="pt", return_dict=False)
+    assert torch.equal(images, pt)
+    from_pil = pipes["sd15"](pil, MOVE, num_inference_steps=1, output_type="pt").images
+    assert from_pil.shape == pt.shape
+
+
+def test_it_is_loaded_saved_and_shared_as_any_pipeline(tmp_path, pipes):
+    family_pipeline("sdxl").save_pretrained(tmp_path / "xl")
+    pipe = DragonDiffusionPipeline.from_pretrained(tmp_path / "xl", torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipes["sdxl"](IMAGE, MOVE, num_inference_steps=2, output_type="pt").images
+    found = pipe(IMAGE, MOVE, num_inference_steps=2, output_type="pt").images
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)  # read weights lie otherwise in memory
+    pipe.save_pretrained(tmp_path / "again")
+    again = DragonDiffusionPipeline.from_pretrained(tmp_path / "again")
+    again.set_progress_bar_config(disable=True)
+    found = again(IMAGE, MOVE, num_inference_steps=2, output_type="pt").images
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    w = Guidance.preset("sdxl").replace(steps=2)
+    model = load(tmp_path / "again", device="cpu")  # the folder is an ordinary one
+    result = dk.edit(model, IMAGE, MOVE, guidance=w, progress=False)
+    torch.testing.assert_close(result.tensor[None], expected, atol=1e-3, rtol=0)
+    shared = DragonDiffusionPipeline(**{k: v for k, v in pipe.components.items() if v is not None})
+    assert shared.unet is pipe.unet and set(pipe.components) == {
+        "vae", "text_encoder", "tokenizer", "unet", "scheduler", "text_encoder_2", "tokenizer_2",
+    }  # fmt: skip
+    assert pipe.to(torch.float64).dtype == torch.float64
+
+
+def test_one_encoder_is_enough_to_save_and_to_load(tmp_path, pipes):
+    pipes["sd21"].save_pretrained(tmp_path / "v")
+    again = DragonDiffusionPipeline.from_pretrained(tmp_path / "v")
+    assert again.text_encoder_2 is None and again.model.schedule_config["prediction_type"] == "v_prediction"
+    back = StableDiffusionPipeline.from_pipe(again, safety_checker=None, feature_extractor=None)
+    assert back.unet is again.unet
+
+
+def test_a_loaded_model_becomes_a_pipeline_with_its_own_preset():
+    model = family_model("sdxl")
+    pipe = DragonDiffusionPipeline.from_model(model)
+    assert pipe.unet is model.unet and pipe.model.default_guidance == model.default_guidance
+    pipe.register_to_config(guidance="mini")
+    assert pipe.model.default_guidance == "mini"
+
+
+def test_components_that_are_of_no_use_are_refused_when_the_pipeline_is_made():
+    parts = family_parts("sd15")
+    parts["scheduler"] = family_pipeline("sd15").scheduler
+    del parts["schedule_config"]
+    xl = {key: family_parts("sdxl")[key] for key in ("text_encoder_2", "tokenizer_2")}
+    with pytest.raises(InputError, match="the U-Net wants one text encoder and the model has two"):
+        DragonDiffusionPipeline(**parts, **xl)
+    with pytest.raises(InputError, match="preset 'best' is not known"):
+        DragonDiffusionPipeline(**parts, guidance="best")
+    parts["unet"].register_to_config(in_channels=9)
+    with pytest.raises(InputError, match="takes 9 channels and gives 4, an inpainting model"):
+        DragonDiffusionPipeline(**parts)
+
+
+def test_the_callback_sees_every_step_and_may_change_the_latents(pipes):
+    seen = []
+
+    def watch(pipe, i, t, told):
+        assert pipe is pipes["sd15"] and set(told) == {"latents"}
+        seen.append((i, t, told["latents"].clone()))
+        return told
+
+    def run(callback, **options):
+        options = {"num_inference_steps": 4, "output_type": "latent", "callback_on_step_end": callback} | options
+        return pipes["sd15"](IMAGE, MOVE, "a ball", **options).images
+
+    plain, watched = run(None), run(watch)
+    assert torch.equal(plain, watched) and torch.equal(seen[-1][2], watched)
+    assert [i for i, *_ in seen] == [0, 1, 2, 3] and [t for _, t, _ in seen] == [751, 501, 251, 1]
+    assert torch.equal(run(lambda *_: None), plain)  # nothing given back
+    changed = run(lambda pipe, i, t, told: {"latents": told["latents"] * 0.5} if i == 1 else {})
+    assert not torch.equal(changed, plain)
+    assert torch.equal(run(lambda pipe, i, t, told: {"latents": torch.zeros_like(plain)} if i == 3 else {}), plain * 0)
+    silent = []
+    run(lambda pipe, i, t, told: silent.append(told), callback_on_step_end_tensor_inputs=[])
+    assert silent == [{}] * 4
+    with pytest.raises(InputError, match=r"callback_on_step_end gave latents \(1, 2\): give \(1, 4, 8, 16\)"):
+        run(lambda *_: {"latents": torch.zeros(1, 2)})
+    with pytest.raises(ZeroDivisionError):
+        run(lambda *_: 1 / 0)
+    assert hooks(pipes["sd15"].model) == 0
+
+
+def test_a_callback_of_diffusers_own_kind_serves(pipes):
+    class Halve(PipelineCallback):
+        tensor_inputs = ["latents"]
+
+        def callback_fn(self, pipe, i, t, told):
+            return {"latents": told["latents"] / 2} if i == 0 else told
+
+    options = dict(num_inference_steps=3, output_type="latent")
+    ours = pipes["sd15"](IMAGE, MOVE, callback_on_step_end=Halve(cutoff_step_ratio=1.0), **options).images
+    theirs = pipes["sd15"](
+        IMAGE, MOVE, callback_on_step_end=lambda p, i, t, d: {"latents": d["latents"] / 2} if i == 0 else d, **options
+    ).images
+    assert torch.equal(ours, theirs)
+
+
+def test_an_interrupt_ends_the_run_with_the_picture_so_far(pipes):
+    pipe, seen = pipes["sd21"], []
+
+    def stop(pipe, i, t, told):
+        seen.append(told["latents"].clone())
+        pipe._interrupt = i == 1
+        return told
+
+    z = pipe(IMAGE, MOVE, num_inference_steps=5, output_type="latent", callback_on_step_end=stop).images
+    assert len(seen) == 2 and torch.equal(z, seen[1]) and pipe.interrupt and hooks(pipe.model) == 0
+    out = pipe(IMAGE, MOVE, num_inference_steps=2, output_type="pt").images
+    assert out.shape == (1, 3, 64, 100) and not pipe.interrupt  # the next run is a whole one
+
+
+def test_progress_bars_follow_the_pipelines_settings(pipes, capsys):
+    pipe = pipeline("sd15")
+    reference = Appearance(MASK, IMAGE, MASK)
+    pipe(IMAGE, reference, num_inference_steps=2)
+    assert capsys.readouterr().err == ""
+    pipe.set_progress_bar_config(disable=False)
+    pipe(IMAGE, reference, num_inference_steps=2)
+    err = capsys.readouterr().err
+    assert all(f"{title}: 100%" in err for title in ("inversion", "reference", "edit")) and "2/2" in err
+
+
+def test_a_lora_that_is_not_fused_works_too(pipes, tmp_path):
+    from tests.test_loading_lora import made
+
+    file, _ = made("sd15", tmp_path)
+    theirs = family_pipeline("sd15")
+    theirs.load_lora_weights(str(file.parent), weight_name=file.name)
+    pipe = DragonDiffusionPipeline.from_pipe(theirs)
+    pipe.set_progress_bar_config(disable=True)
+    model = dk.Model(name="fused", **family_parts("sd15"))
+    model.load_lora(file)
+    ours = pipe(IMAGE, MOVE, "a ball", num_inference_steps=2, guidance_scale=1.0, output_type="pt").images
+    w = Guidance.preset("iclr").replace(steps=2, cfg=1.0)
+    fused = dk.edit(model, IMAGE, MOVE, "a ball", guidance=w, progress=False).tensor
+    torch.testing.assert_close(ours[0], fused, atol=1e-3, rtol=0)
+
+
+def test_sdxls_autoencoder_is_widened_where_half_precision_overflows():
+    pipe = pipeline("sdxl").to(torch.float16)
+    assert pipe.vae.dtype == torch.float16
+    out = pipe(IMAGE, MOVE, num_inference_steps=1, output_type="pt").images
+    assert pipe.vae.dtype == torch.float32 and pipe.unet.dtype == torch.float16 and out.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image": "cat.png"}, "image is a str: give a PIL image"),
+        ({"edit": "move"}, "edit is a str: give an edit"),
+        ({"prompt": ["a", "b"]}, r"prompt is \['a', 'b'\]: give a text"),
+        ({"num_inference_steps": 0}, "steps is 0: give 1 or more"),
+        ({"guidance_scale": -1.0}, "cfg is -1.0: give 0 or more"),
+        ({"guidance": "best"}, "preset 'best' is not known"),
+        ({"guidance": 3}, "guidance is a int: give a preset's name or a Guidance"),
+        ({"generator": 3}, "generator is a int: give a torch.Generator"),
+        ({"output_type": "jpg"}, "output_type is 'jpg': choose from 'pil', 'np', 'pt', 'latent'"),
+        ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "has 'prompt_embeds': it may hold 'latents'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(pipes, wrong, message):
+    with pytest.raises(InputError, match=message) as error:
+        pipes["sd15"](**{"image": IMAGE, "edit": MOVE, **wrong})
+    assert "\n" not in str(error.value)
+
+
+def test_offloaded_parts_are_refused_with_the_remedy():
+    from accelerate import cpu_offload
+
+    pipe = pipeline("sd15")
+    cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
+    with pytest.raises(InputError, match="offloaded by hooks: remove them, and give memory='low' instead"):
+        pipe(IMAGE, MOVE)
+
+
+def test_pickles_are_not_read(tmp_path):
+    pipe = family_pipeline("sd15")
+    pipe.save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(OSError, match="safetensors"):
+        DragonDiffusionPipeline.from_pretrained(tmp_path)
