@@ -1,6 +1,5 @@
 """Inversion: exact where the answer is known, and a guidance branch for free."""
 
-import dataclasses
 from functools import partial
 
 import pytest
@@ -31,6 +30,8 @@ class Gaussian:
     """The exact denoiser of data distributed as N(0, spread²), and of its probability flow."""
 
     schedule_config = SCHEDULER
+
+    unet = graphs = None  # nothing is tapped, nothing recorded
 
     def __init__(self, spread):
         self.spread = spread
