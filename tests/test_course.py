@@ -60,6 +60,34 @@ def test_right_answers_are_accepted_and_wrong_ones_refused(topic, capsys):
             assert re.match(r"To do: .{15,}", capsys.readouterr().out)
 
 
+def spoilt(found: Any) -> Any:
+    """A result with NaN in place of its numbers; the same object if it has none."""
+    if isinstance(found, tuple):
+        parts = tuple(map(spoilt, found))
+        return parts if any(a is not b for a, b in zip(parts, found, strict=True)) else found
+    numbers = isinstance(found, float) or (isinstance(found, torch.Tensor) and found.is_floating_point())
+    return found * torch.nan if numbers else found
+
+
+def test_nan_is_never_right(topic):
+    checks = exercises(importlib.import_module(f"dragonkit.course.{topic}"))
+    for name, tried in importlib.import_module(f"tests.course.{topic}").answers().items():
+        for answer in filter(callable, tried.right):
+            changed = []
+
+            def with_nan(*args, answer=answer, changed=changed, **options):
+                result = answer(*args, **options)
+                changed.append(spoilt(result) is not result)
+                return spoilt(result)
+
+            try:
+                checks[name](with_nan, **tried.context)
+            except Wrong as hint:
+                assert re.search("NaN|finite", str(hint)), name
+            else:
+                assert not any(changed), name
+
+
 def test_its_notebook_asks_each_and_shows_a_solution(topic):
     (path,) = (ROOT / "notebooks").glob(f"[0-9][0-9]_{topic}.ipynb")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

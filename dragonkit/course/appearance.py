@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dragonkit.course.exercise import ToDo, Wrong, called, exercise
+from dragonkit.course.exercise import Wrong, called, exercise, number
 from dragonkit.energy import mean_similarity
 
 CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -29,15 +28,16 @@ def check_appearance(answer: Callable[..., Tensor]) -> str:
     f_gen, f_app = _features(1, (7, 9)).requires_grad_(), (3 * _features(2, (5, 6))).requires_grad_()
     m_gen, m_app = (_features(3, (7, 9)) > 0.3)[0], (_features(4, (5, 6)) > -0.2)[0]
     found = called(answer, f_gen, f_app, m_gen, m_app)
+    value = number(found, tensor=True)
     a = sum(f_gen.detach()[:, y, x] for y, x in m_gen.nonzero().tolist())
     b = sum(f_app.detach()[:, y, x] for y, x in m_app.nonzero().tolist())
     assert isinstance(a, Tensor) and isinstance(b, Tensor)
     cosine = float(a @ b / (a.norm() * b.norm()))
-    if abs(_number(found) - cosine) < 1e-4:
+    if abs(value - cosine) < 1e-4:
         raise Wrong("that is the cosine; map it from [-1, 1] to [0, 1]")
-    if abs(_number(found) - (cosine + 1) / 2) > 1e-4:
+    if abs(value - (cosine + 1) / 2) > 1e-4:
         raise Wrong(
-            f"two random regions have S_app = {(cosine + 1) / 2:.3f}, yours says {_number(found):.3f}: one mean vector "
+            f"two random regions have S_app = {(cosine + 1) / 2:.3f}, yours says {value:.3f}: one mean vector "
             "for each region, each with its own mask, then a single cosine over the channels"
         )
     for_gen, for_app = (
@@ -142,17 +142,3 @@ def _features(seed: int, size: tuple[int, int]) -> Tensor:
     """Features of eight channels that lean one way, as real ones do, (8, h, w)."""
     draw = torch.Generator().manual_seed(seed)
     return torch.randn(8, *size, generator=draw) + torch.randn(8, 1, 1, generator=draw)
-
-
-def _number(found: Any) -> float:
-    """What was answered, as a number.
-
-    Raises:
-        ToDo: nothing was.
-        Wrong: it is no single number.
-    """
-    if found is None or found is ...:
-        raise ToDo
-    if not isinstance(found, Tensor) or found.numel() != 1 or not math.isfinite(float(found.detach())):
-        raise Wrong(f"return a tensor of one finite number; this is a {type(found).__name__}")
-    return float(found.detach())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
+
+from torch import Tensor
 
 
 class Wrong(Exception):
@@ -36,8 +39,7 @@ def exercise(check: Callable[..., str]) -> Callable[..., bool | None]:
     @functools.wraps(check)
     def checked(answer: Any, *args: Any, **options: Any) -> bool | None:
         try:
-            if answer is None or answer is ...:
-                raise ToDo
+            _written(answer)
             said = check(answer, *args, **options)
         except ToDo:
             print(f"To do: {(check.__doc__ or '').splitlines()[0]}")
@@ -58,11 +60,47 @@ def called(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
     Raises:
         ToDo: it returns None or ``...``: its body has not been written.
-        Wrong: it is no function.
+        Wrong: it is no function, or returns NaN.
     """
     if not callable(function):
         raise Wrong(f"write a function; this is {function!r}")
     found = function(*args, **options)
+    _written(found)
+    return found
+
+
+def _written(found: Any) -> None:
+    """Raise ToDo where nothing was written, and Wrong where NaN was: no comparison would find it wrong."""
     if found is None or found is ...:
         raise ToDo
-    return found
+    if _has_nan(found):
+        raise Wrong("yours holds NaN: is 0 divided by 0, or a root or a logarithm taken of a negative number?")
+
+
+def _has_nan(found: Any) -> bool:
+    if isinstance(found, (list, tuple)):
+        return any(map(_has_nan, found))
+    if isinstance(found, float):
+        return math.isnan(found)
+    return isinstance(found, Tensor) and bool(found.isnan().any())
+
+
+def number(found: Any, *, tensor: bool = False) -> float:
+    """What was answered, as a number.
+
+    Args:
+        found: the answer, or what a reader's function returned.
+        tensor: whether it has to be a tensor, for instance because its gradient is asked for next.
+
+    Raises:
+        ToDo: nothing was answered.
+        Wrong: it is no single finite number.
+    """
+    _written(found)
+    try:
+        value = float(found.detach() if isinstance(found, Tensor) else found)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not math.isfinite(value) or (tensor and not isinstance(found, Tensor)):
+        raise Wrong(f"{'return a tensor of' if tensor else 'give'} one finite number; this is a {type(found).__name__}")
+    return value

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dragonkit.course.exercise import ToDo, Wrong, called, exercise
+from dragonkit.course.exercise import Wrong, called, exercise, number
 
 NAMES = ("edit", "content", "contrast", "inpaint")
 
@@ -53,21 +52,21 @@ def check_who_looks(answer: Iterable[str]) -> str:
 def check_contrast(answer: Callable[..., Tensor]) -> str:
     """Write L_c of Eq. 7 from (f_gen, f_gud, w_c): features (C, N) of the N places of m_inpaint, in both branches."""
     gen, gud = _vectors(1).requires_grad_(), _vectors(2).requires_grad_()
-    found, same = called(answer, gen, gud, 0.5), called(answer, gud.detach(), gud.detach(), 0.5)
-    if abs(_number(same) - 0.5) > 1e-4:
+    found = called(answer, gen, gud, 0.5)
+    value = number(found, tensor=True)
+    same = number(called(answer, gud.detach(), gud.detach(), 0.5), tensor=True)
+    if abs(same - 0.5) > 1e-4:
         raise Wrong(
             f"where the object is still there, unchanged, S = 1 and L_c is the whole of w_c; with w_c = 0.5 yours is "
-            f"{_number(same):.3g}"
+            f"{same:.3g}"
         )
-    if _number(called(answer, -gud.detach(), gud.detach(), 0.5)) > 1e-4:
+    if number(called(answer, -gud.detach(), gud.detach(), 0.5), tensor=True) > 1e-4:
         raise Wrong("where the features are opposite S = 0, and so is L_c: map the cosine from [-1, 1] to [0, 1]")
     pairs = zip(gen.detach().T, gud.detach().T, strict=True)
     cosines = [float(a @ b / (a.norm() * b.norm())) for a, b in pairs]
     expected = 0.5 * sum((c + 1) / 2 for c in cosines) / len(cosines)
-    if abs(_number(found) - expected) > 1e-4:
-        raise Wrong(
-            f"for random features Eq. 7 gives {expected:.4f}, yours {_number(found):.4f}: a cosine for each place"
-        )
+    if abs(value - expected) > 1e-4:
+        raise Wrong(f"for random features Eq. 7 gives {expected:.4f}, yours {value:.4f}: a cosine for each place")
     for_gen, for_gud = _gradients(found, gen, gud)
     if for_gud.any():
         raise Wrong("a gradient reaches the guidance features: detach them, or the original is changed instead")
@@ -85,12 +84,13 @@ def check_inpaint_loss(answer: Callable[..., Tensor]) -> str:
     a, b = gen.detach().sum(1), gud.detach().sum(1)  # sums point where means do
     s = (float(a @ b / (a.norm() * b.norm())) + 1) / 2
     expected = given[0] / (given[1] + given[2] * s)
-    nearer = called(answer, gen.detach() + 10 * b[:, None], gud.detach(), *given)
-    if _number(nearer) > _number(found):
+    value = number(found, tensor=True)
+    nearer = number(called(answer, gen.detach() + 10 * b[:, None], gud.detach(), *given), tensor=True)
+    if nearer > value:
         raise Wrong("your energy rises as the hole gets like its surroundings: S stands below the fraction line")
-    if abs(_number(found) - expected) > 1e-4:
+    if abs(value - expected) > 1e-4:
         raise Wrong(
-            f"for random features Eq. 8 gives {expected:.4f}, yours {_number(found):.4f}: first the mean vector of "
+            f"for random features Eq. 8 gives {expected:.4f}, yours {value:.4f}: first the mean vector of "
             "each region, over places, then one cosine between the two, mapped to [0, 1]"
         )
     for_gen, for_gud = _gradients(found, gen, gud)
@@ -171,17 +171,3 @@ def _gradients(found: Tensor, gen: Tensor, gud: Tensor) -> tuple[Tensor, Tensor]
     both = torch.autograd.grad(found, (gen, gud), allow_unused=True)
     for_gen, for_gud = (torch.zeros_like(f) if g is None else g for f, g in zip((gen, gud), both, strict=True))
     return for_gen, for_gud
-
-
-def _number(found: Any) -> float:
-    """What was answered, as a number.
-
-    Raises:
-        ToDo: nothing was.
-        Wrong: it is no single number.
-    """
-    if found is None or found is ...:
-        raise ToDo
-    if not isinstance(found, Tensor) or found.numel() != 1:
-        raise Wrong(f"return a tensor of one number; this is a {type(found).__name__}")
-    return float(found.detach())

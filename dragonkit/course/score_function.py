@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragonkit.course.exercise import ToDo, Wrong, called, exercise
+from dragonkit.course.exercise import Wrong, called, exercise, number
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
@@ -17,7 +17,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 def check_similarity(answer: Similarity) -> str:
     """Write S of Eq. 4 for two sets of corresponding feature vectors, (C, N) each: a number from 0 to 1."""
     f = _features(1)
-    equal, opposite = _number(called(answer, f, 3 * f)), _number(called(answer, f, -f))
+    equal, opposite = number(called(answer, f, 3 * f)), number(called(answer, f, -f))
     if abs(equal - 1) > 1e-4:
         raise Wrong(f"vectors of the same directions are as alike as can be, S = 1; yours says {equal:.3g}")
     if abs(opposite) > 1e-4:
@@ -25,7 +25,7 @@ def check_similarity(answer: Similarity) -> str:
     for seed in range(2, 5):
         gen, gud = _features(seed), _features(seed + 10) * torch.linspace(0.1, 9, 6)
         cosines = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(gen.T, gud.T, strict=True)]
-        expected, found = sum((c + 1) / 2 for c in cosines) / len(cosines), _number(called(answer, gen, gud))
+        expected, found = sum((c + 1) / 2 for c in cosines) / len(cosines), number(called(answer, gen, gud))
         if abs(found - expected) > 1e-4:
             raise Wrong(
                 f"six pairs of vectors have S = {expected:.3f}, yours says {found:.3f}: take one cosine for each pair "
@@ -39,7 +39,7 @@ def check_pull(answer: float) -> str:
     """Predict: how many times stronger does 1 / (1 + 4 S) pull at S = 0 than at S = 1?"""
     s = torch.tensor([0.0, 1.0], requires_grad=True)
     (slopes,) = torch.autograd.grad((1 / (1 + 4 * s)).sum(), s)
-    expected, found = float(slopes[0] / slopes[1]), _number(answer)
+    expected, found = float(slopes[0] / slopes[1]), number(answer)
     if abs(found - 5) < 0.5:
         raise Wrong("5 is the ratio of the energies; the pull is the energy's derivative with respect to S")
     if abs(found - expected) > 0.5:
@@ -54,8 +54,8 @@ def check_energy(answer: Callable[..., Any]) -> str:
     for _ in range(4):
         s_edit, s_share, w_e, w_p, alpha, beta = (0.1 + 0.9 * torch.rand(6, generator=draw)).tolist()
         given = s_edit, s_share, 8 * w_e, 6 * w_p, 2 * alpha, 5 * beta
-        found, expected = _number(called(answer, *given)), _energy(*given)
-        nearer = _number(called(answer, s_edit + 0.05, *given[1:]))
+        found, expected = number(called(answer, *given)), _energy(*given)
+        nearer = number(called(answer, s_edit + 0.05, *given[1:]))
         if not nearer < found:
             raise Wrong("your energy does not fall where the similarity rises: S stands below the fraction line")
         if abs(found - expected) > 1e-4 * expected:
@@ -99,7 +99,7 @@ def check_stop_gradient(answer: Similarity) -> str:
     """Write S of Eq. 4 again, with sg: no gradient may reach the guidance features."""
     gen, gud = _features(9).requires_grad_(), _features(10).requires_grad_()
     found = called(answer, gen, gud)
-    if abs(_number(found) - (torch.cosine_similarity(gen, gud, dim=0).mean().item() + 1) / 2) > 1e-4:
+    if abs(number(found) - (torch.cosine_similarity(gen, gud, dim=0).mean().item() + 1) / 2) > 1e-4:
         raise Wrong("the number is not S of Eq. 4 any more: sg changes gradients, and no values")
     if not isinstance(found, Tensor) or not found.requires_grad:
         raise Wrong("no gradient is left at all: stop it at the guidance features only")
@@ -146,18 +146,3 @@ def _energy(s_edit: float, s_share: float, w_e: float, w_p: float, alpha: float,
 def _features(seed: int) -> Tensor:
     """Six feature vectors of eight channels, (8, 6)."""
     return torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
-
-
-def _number(found: Any) -> float:
-    """What was answered, as a number.
-
-    Raises:
-        ToDo: nothing was.
-        Wrong: it is no single number.
-    """
-    if found is None or found is ...:
-        raise ToDo
-    try:
-        return float(found.detach() if isinstance(found, Tensor) else found)
-    except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"a single number is wanted, and this is a {type(found).__name__}") from None
