@@ -12,7 +12,8 @@ recorded pass as one function (:class:`_Tapped`), whose backward is a graph, too
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -136,7 +137,9 @@ class Graphs:
         def make(at: Named) -> _Recorded:
             return self._forward(at, tokens, layers, look and _looking(at, look))
 
-        out = self._run(key, inputs, make)
+        recorded = self._get(key, inputs, make)
+        self._count()
+        out = recorded(inputs)
         kept = {name: x.clone() for (kind, name), x in out.items() if kind == "tokens"}
         found = {layer: x.clone() for (kind, layer), x in out.items() if kind == "features"}
         return Pass(self.model.noise(out["eps", 0], z, t).clone(), kept, found)
@@ -153,11 +156,6 @@ class Graphs:
     def _inputs(self, z: Tensor, t: int, cond: Cond) -> Named:
         when = torch.full((1,), t, dtype=torch.int64, device=z.device)  # made there: a copy from here would wait
         return {"z": z.detach().to(self.model.dtype), "t": when, **{("cond", name): x for name, x in cond.items()}}
-
-    def _run(self, key: Hashable, inputs: Named, make: Callable[[Named], _Recorded]) -> Named:
-        recorded = self._get(key, inputs, make)
-        self._count()
-        return recorded(inputs)
 
     def _get(self, key: Hashable, inputs: Named, make: Callable[[Named], _Recorded]) -> _Recorded:
         """What was recorded for inputs of these shapes, or is now."""
@@ -244,15 +242,13 @@ def _looking(at: Named, look: Looking) -> Looking:
     return Looking(look.mix, {name: at["gud", name] for name in look.gud}, tuple(refs))
 
 
-class uncounted:  # noqa: N801 a with block
+@contextmanager
+def uncounted(unet: Any) -> Iterator[None]:
     """Recording runs the denoiser, but evaluates nothing for anybody."""
-
-    def __init__(self, unet: Any) -> None:
-        self.hooks = unet._forward_pre_hooks
-
-    def __enter__(self) -> None:
-        self.kept = dict(self.hooks)
-        self.hooks.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self.hooks.update(self.kept)
+    hooks = unet._forward_pre_hooks
+    kept = dict(hooks)
+    hooks.clear()
+    try:
+        yield
+    finally:
+        hooks.update(kept)

@@ -229,7 +229,7 @@ def load(
     lora: str | Path | None = None,
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
-    graphs: bool | None = None,
+    graphs: bool = False,
 ) -> Model:
     """Load a model; only safetensors, no code from the model's folder, no network unless the hub is named.
 
@@ -253,7 +253,7 @@ def load(
         tokenizer: for a single file: a diffusers folder, a tokenizer's folder or a hub id with the vocabulary, which
             the file does not hold; default the local cache's, if it has one.
         graphs: record the denoiser's passes as CUDA graphs and replay them, which takes some memory and, at the first
-            edit of each size, some seconds; default where there is CUDA. See :mod:`dragonkit.graphs`.
+            edit of each size, some seconds. Not yet tried on a GPU. See :mod:`dragonkit.graphs`.
 
     Raises:
         InputError: nothing of that name, or its weights are missing, truncated, not finite or of a model that an edit
@@ -263,6 +263,8 @@ def load(
         raise InputError(f"model name is {name!r}: give a text, one of {', '.join(CARDS)}, a folder or 'owner/name'")
     place = device_of(device)
     dtype = dtype_of(dtype, place)
+    if graphs and place.type != "cuda":
+        raise InputError(f"graphs is True, but the device is {place}: they are a CUDA device's, leave graphs out")
     card = card_of(str(name))
     parts = read_any(card.source, CARDS, place, dtype, config=config, tokenizer=tokenizer)
     if vae is not None:
@@ -276,9 +278,7 @@ def load(
     if lora is not None:
         model.load_lora(lora)
     lay_out(model.unet, model.vae)
-    if graphs and place.type != "cuda":
-        raise InputError(f"graphs is True, but the device is {place}: they are a CUDA device's, leave graphs out")
-    if place.type == "cuda" and graphs is not False:
+    if graphs:
         from dragonkit.graphs import Graphs
 
         model.graphs = Graphs(model)
