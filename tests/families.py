@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from dragonkit.models import Model
-from tests.tiny import SCHEDULER, tiny_tokenizer
+from tests.tiny import SCHEDULER, tiny_tokenizer, tiny_vae
 
 FAMILIES = ("sd15", "sd21", "sdxl")
 
@@ -71,17 +71,7 @@ def clip(width: int, layers: int, act: str, kind: Any = CLIPTextModel) -> Any:
 def family_parts(family: str, seed: int = 0) -> dict[str, Any]:
     """The parts of a family's tiny model, new at every call, at 64 px (SDXL 128 px) by default."""
     torch.manual_seed(seed)
-    vae = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 4, 4),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=2,
-        scaling_factor=0.13025 if family == "sdxl" else 0.18215,
-    )
+    vae = tiny_vae(0.13025 if family == "sdxl" else 0.18215)
     parts = {"unet": UNet2DConditionModel(**UNETS[family]), "vae": vae, "tokenizer": tiny_tokenizer()}
     parts["schedule_config"] = SCHEDULER | {
         "prediction_type": "v_prediction" if family == "sd21" else "epsilon",

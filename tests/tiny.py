@@ -56,10 +56,9 @@ def tiny_tokenizer() -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(folder)
 
 
-def tiny_parts(seed: int = 0) -> dict[str, Any]:
-    """The parts of a tiny model, new at every call: 64 px images become 8 x 8 latents."""
-    unet, tokenizer = tiny_unet(seed), tiny_tokenizer()
-    vae = AutoencoderKL(
+def tiny_vae(scaling_factor: float = 0.5) -> AutoencoderKL:
+    """An autoencoder four channels wide; 64 px images become 8 x 8 latents."""
+    return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -68,8 +67,13 @@ def tiny_parts(seed: int = 0) -> dict[str, Any]:
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=2,
-        scaling_factor=0.5,
+        scaling_factor=scaling_factor,
     )
+
+
+def tiny_parts(seed: int = 0) -> dict[str, Any]:
+    """The parts of a tiny model, new at every call: 64 px images become 8 x 8 latents."""
+    unet, tokenizer, vae = tiny_unet(seed), tiny_tokenizer(), tiny_vae()
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

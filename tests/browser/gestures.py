@@ -53,6 +53,12 @@ def still(element: Locator, looks: int = 2) -> FloatRect:
     return boxes[-1]
 
 
+def pixel(canvas: Locator, x: float, y: float, width: int = 256) -> Spot:
+    """Where pixel (x, y) of a picture is on the canvas that it fills, CSS pixels from its corner."""
+    scale = still(canvas)["width"] / width
+    return (x + 0.5) * scale, (y + 0.5) * scale
+
+
 def on(element: Locator, spot: Spot) -> Spot:
     """Where on the page a spot of an element is; the element is scrolled into view first."""
     element.scroll_into_view_if_needed()

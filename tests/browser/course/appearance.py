@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.browser.gestures import drag, still
+from tests.browser.gestures import drag, pixel
 from tests.browser.notebook import Notebook
 
 
@@ -14,10 +14,8 @@ def use(notebook: Notebook) -> None:
     assert notebook.python("int(painter.mask.sum())") == notebook.python("int(cone.reference_mask.sum())")
     painter.locator("[data-do=clear-mask]").first.click()
     notebook.until("bool(painter.mask.any())", False)
-    box = still(canvas)
-    scale = box["width"] / 256
     painter.locator("[data-tool=box]").first.click()
-    drag(notebook.page, canvas, *(((x + 0.5) * scale, (y + 0.5) * scale) for x, y in ((80, 150), (110, 180))))
+    drag(notebook.page, canvas, pixel(canvas, 80, 150), pixel(canvas, 110, 180))
     notebook.until("int(painter.mask.sum()) > 800")
     assert notebook.python("bool(painter.mask[160, 95])") and not notebook.python("bool(painter.mask[100, 95])")
     assert 40 < notebook.python("int(on_grid(torch.from_numpy(painter.mask)).sum())") < 80

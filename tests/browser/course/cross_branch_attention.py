@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.browser.gestures import click, still
+from tests.browser.gestures import click, pixel
 from tests.browser.notebook import Notebook
 
 
@@ -14,9 +14,8 @@ def use(notebook: Notebook) -> None:
     canvas.wait_for(state="visible")
     notebook.do("player.step = step")
     x, y = notebook.python("(x, y)")
-    scale = still(canvas)["width"] / 256
     player.get_by_label("attention", exact=True).select_option(notebook.python("name"))
-    click(notebook.page, canvas, ((x + 0.5) * scale, (y + 0.5) * scale))
+    click(notebook.page, canvas, pixel(canvas, x, y))
     notebook.until("player.pin", [x, y])
     read = player.locator(".dk-read").filter(has_text=re.compile(r"100% source"))
     read.wait_for()

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from playwright.sync_api import Locator
 
-from tests.browser.gestures import drag, still
+from tests.browser.gestures import drag, pixel
 from tests.browser.notebook import Notebook
-
-
-def spot(canvas: Locator, x: float, y: float) -> tuple[float, float]:
-    """Where pixel (x, y) of a picture 256 wide is on a canvas, CSS pixels from its corner."""
-    box = still(canvas)
-    return (x + 0.5) * box["width"] / 256, (y + 0.5) * box["width"] / 256
 
 
 def shown(canvas: Locator) -> Locator:
@@ -24,9 +18,9 @@ def shown(canvas: Locator) -> Locator:
 def use(notebook: Notebook) -> None:
     page = notebook.page
     canvas = shown(notebook.reveal(".dk-sketch", "picker = PointPicker(").locator("canvas").first)
-    drag(page, canvas, spot(canvas, *notebook.python("point[2:]")), spot(canvas, 90, 60))
+    drag(page, canvas, pixel(canvas, *notebook.python("point[2:]")), pixel(canvas, 90, 60))
     notebook.until("[round(v) for v in picker.points[0]]", notebook.python("[round(v) for v in point[:2]] + [90, 60]"))
-    drag(page, canvas, spot(canvas, 150, 200), spot(canvas, 180.5, 200))
+    drag(page, canvas, pixel(canvas, 150, 200), pixel(canvas, 180.5, 200))
     notebook.until("len(picker.points)", 2)
 
     studio = notebook.reveal(".dk-studio", "studio = EditStudio(")
@@ -40,6 +34,6 @@ def use(notebook: Notebook) -> None:
     canvas = shown(studio.locator(".dk-sketch canvas").first)
     notebook.do("studio.sketch.points = []")
     studio.locator("[data-tool=point]").first.click()
-    drag(page, canvas, spot(canvas, 56, 90), spot(canvas, 70, 60))
+    drag(page, canvas, pixel(canvas, 56, 90), pixel(canvas, 70, 60))
     notebook.until("len(studio.sketch.points)", 1)
     notebook.until("type(studio.edit).__name__", "Drag")

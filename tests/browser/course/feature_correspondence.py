@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.gestures import click, still
+from tests.browser.gestures import click, pixel
 from tests.browser.notebook import Notebook
 
 
@@ -13,9 +13,7 @@ def use(notebook: Notebook) -> None:
     explorer.scroll_into_view_if_needed()
     canvas = explorer.locator(".dk-main canvas.dk-a")
     canvas.wait_for(state="visible")
-    box = still(canvas)
-    scale = box["width"] / 256
-    click(notebook.page, canvas, (91.5 * scale, 88.5 * scale))
+    click(notebook.page, canvas, pixel(canvas, 91, 88))
     notebook.until("explorer.point != belly")
     assert notebook.python("explorer.point") == pytest.approx((91, 88), abs=0.6)
     assert notebook.python("explorer.error") < 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.browser.gestures import drag, still
+from tests.browser.gestures import drag, pixel
 from tests.browser.notebook import Notebook
 
 LEFT = "int((on_grid(case.mask & ~torch.from_numpy(painter.mask)) & ~m_gen).sum())"
@@ -14,10 +14,8 @@ def use(notebook: Notebook) -> None:
     canvas.wait_for(state="visible")
     whole = notebook.python("int(painter.mask.sum())")
     assert whole == notebook.python("int(case.mask.sum())") and notebook.python(LEFT) == 0
-    box = still(canvas)
-    scale = box["width"] / 256
     painter.locator("[data-tool=eraser]").first.click()
-    drag(notebook.page, canvas, *(((x + 0.5) * scale, (y + 0.5) * scale) for x, y in ((66, 92), (100, 96))))
+    drag(notebook.page, canvas, pixel(canvas, 66, 92), pixel(canvas, 100, 96))
     notebook.until(f"int(painter.mask.sum()) < {whole} - 100")
     assert notebook.python(LEFT) > 5
     assert not notebook.python("bool(painter.mask[90:98, 78:90].any())"), "the rim of the hat is rubbed out"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.gestures import click, still
+from tests.browser.gestures import click, pixel
 from tests.browser.notebook import Notebook
 
 
@@ -12,9 +12,7 @@ def use(notebook: Notebook) -> None:
     explorer = notebook.reveal(".dk-explorer", "explorer = CorrespondenceExplorer")
     canvas = explorer.locator(".dk-main canvas.dk-a")
     canvas.wait_for(state="visible")
-    box = still(canvas)
-    scale = box["width"] / 256
-    click(notebook.page, canvas, (173.5 * scale, 150.5 * scale))
+    click(notebook.page, canvas, pixel(canvas, 173, 150))
     notebook.until("explorer.point != (93, 145)")
     assert notebook.python("explorer.point") == pytest.approx((173, 150), abs=0.6)
     explorer.locator(".dk-read").first.filter(has_text="best match").wait_for()

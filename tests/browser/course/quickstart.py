@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.browser.gestures import drag, still
+from tests.browser.gestures import drag, pixel
 from tests.browser.notebook import Notebook
 
 
@@ -12,11 +12,9 @@ def use(notebook: Notebook) -> None:
     canvas = studio.locator(".dk-sketch canvas").first
     canvas.wait_for(state="visible")
     (before,) = notebook.python("studio.sketch.points")
-    box = still(canvas)
-    scale = box["width"] / 256
-    tip = ((before[2] + 0.5) * scale, (before[3] + 0.5) * scale)
+    x, y = before[2:]
     studio.locator("[data-tool=point]").first.click()
-    drag(notebook.page, canvas, tip, (tip[0] - 40 * scale, tip[1] + 20 * scale))
+    drag(notebook.page, canvas, pixel(canvas, x, y), pixel(canvas, x - 40, y + 20))
     notebook.until("(round(studio.edit.by[0] - move.by[0]), round(studio.edit.by[1] - move.by[1]))", (-40, 20))
     notebook.do("studio.guidance = dk.Guidance.preset('fast', 'move')")
     studio.get_by_role("button", name="Run").locator("visible=true").first.click()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.gestures import drag, still
+from tests.browser.gestures import drag, pixel
 from tests.browser.notebook import Notebook
 
 
@@ -14,11 +14,8 @@ def use(notebook: Notebook) -> None:
     canvas = studio.locator(".dk-sketch canvas").first
     canvas.wait_for(state="visible")
     assert studio.get_by_text("Paint what shall go").is_visible()
-    box = still(canvas)
-    scale = box["width"] / 256
-    tip, there = (25.5 * scale, 130.5 * scale), (225.5 * scale, 130.5 * scale)
     studio.locator("[data-tool=point]").first.click()
-    drag(notebook.page, canvas, tip, there)
+    drag(notebook.page, canvas, pixel(canvas, 25, 130), pixel(canvas, 225, 130))
     notebook.until("(type(studio.edit).__name__, round(studio.edit.by[0] / 2))", ("Erase", 50))
     assert notebook.python("studio.edit.by") == pytest.approx((100, 0), abs=0.6)
     studio.get_by_role("button", name="Run").locator("visible=true").first.click()
