@@ -15,3 +15,8 @@ class NonFiniteError(ArithmeticError):
 
 class OutOfMemoryError(MemoryError):
     """The device's memory is too small for what was asked; the message names the settings that take less."""
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """What an error says, on one line of ``most`` characters; its kind if it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -17,7 +17,7 @@ from dragonkit import __version__
 from dragonkit.cli.bench import add_bench
 from dragonkit.cli.many import add_many
 from dragonkit.cli.models import add_models
-from dragonkit.errors import InputError, NonFiniteError, OutOfMemoryError
+from dragonkit.errors import InputError, NonFiniteError, OutOfMemoryError, one_line
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         return args.run(args) or 0
     except (InputError, NonFiniteError, OutOfMemoryError) as error:
-        print("dragonkit: " + " ".join(str(error).split()), file=sys.stderr)
+        print("dragonkit: " + one_line(error), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\ndragonkit: interrupted, nothing written", file=sys.stderr)

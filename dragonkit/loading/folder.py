@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dragonkit.errors import InputError
+from dragonkit.errors import InputError, one_line
 from dragonkit.loading.hub import fetch
 from dragonkit.loading.suits import PICKLES, check_suits, read_json
 
@@ -99,8 +99,10 @@ def explained(name: str, known: Iterable[str]) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"model {name!r} cannot be loaded ({reason}): known names are {', '.join(known)}") from error
+        names = ", ".join(known)
+        raise InputError(
+            f"model {name!r} cannot be loaded ({one_line(error, 160)}): known names are {names}"
+        ) from error
 
 
 def quiet() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dragonkit.errors import InputError
+from dragonkit.errors import InputError, one_line
 from dragonkit.loading.folder import HUB_ID, check_file
 from dragonkit.loading.hub import explained as explained_hub
 from dragonkit.loading.suits import PICKLES
@@ -40,8 +40,7 @@ def fuse(model: Model, source: str | Path, scale: float = 1.0) -> None:
         if changed:
             pipe.fuse_lora(components=parts, lora_scale=scale)  # in place
     except Exception as error:  # of diffusers, of peft, of torch: whichever notices first that it does not fit
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{file.name} is no LoRA for {model.name!r} ({reason})") from error
+        raise InputError(f"{file.name} is no LoRA for {model.name!r} ({one_line(error, 160)})") from error
     finally:
         pipe.unload_lora_weights()  # the layers that were added; what was fused stays
         for net in model.parts.values():

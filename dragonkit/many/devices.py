@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
 
-from dragonkit.errors import InputError
+from dragonkit.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Work:
         yield Row("", "ready", place, time.time())
         for outcome in outcomes:
             nfe, seconds = (outcome.result.nfe, outcome.result.seconds) if outcome.result else (None, None)
-            said = None if outcome.error is None else _one_line(outcome.error)
+            said = None if outcome.error is None else one_line(outcome.error)
             yield Row(outcome.name, outcome.state, place, time.time(), nfe, seconds, said)
 
 
@@ -143,8 +143,4 @@ def _work(work: Work, device: str, count: int, said: Connection) -> None:
     except (KeyboardInterrupt, BrokenPipeError):  # the parent has been stopped, and says so
         pass
     except Exception as error:
-        said.send(Row("", "lost", device, time.time(), error=_one_line(error)))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        said.send(Row("", "lost", device, time.time(), error=one_line(error)))

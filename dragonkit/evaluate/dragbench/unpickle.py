@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dragonkit.errors import InputError
+from dragonkit.errors import InputError, one_line
 
 LARGEST = 64 * 2**20
 """Bytes of the largest pickle that is read: a float64 mask of 2048 x 2048 is half of it."""
@@ -137,8 +137,7 @@ def load_pickle(path: Path) -> Any:
     except InputError as error:
         raise InputError(f"{path} is not read: {error}") from None
     except Exception as error:  # a broken pickle may raise anything
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"{path} is damaged ({reason}): fetch it again") from None
+        raise InputError(f"{path} is damaged ({one_line(error, 120)}): fetch it again") from None
 
 
 def _check_sizes(data: bytes) -> None:
