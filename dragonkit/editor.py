@@ -166,7 +166,7 @@ def energy(
 
     by_layer = zip(w.layer_weights, w.layers, strict=True)
     terms = total((weight, edit.terms(branches(layer), m, w)) for weight, layer in by_layer if weight)
-    return terms, gradient(terms, at.z, m.target if w.regional else None) if terms else None
+    return terms, gradient(terms, at, m.target if w.regional else None) if terms else None
 
 
 def frame_of(model: Model, path: Path) -> Frame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from dragonkit.errors import NonFiniteError
 from dragonkit.regions import pick
+
+if TYPE_CHECKING:
+    from dragonkit.passes import Watched
 
 
 @dataclass(frozen=True)
@@ -88,29 +91,29 @@ def total(per_layer: Iterable[tuple[float, Iterable[Term]]]) -> list[Term]:
     return list(terms.values())
 
 
-def gradient(terms: list[Term], z: Tensor, target: Tensor | None = None) -> Tensor:
+def gradient(terms: list[Term], at: Watched, target: Tensor | None = None) -> Tensor:
     """∂L/∂z_t, whole or by region.
 
     Args:
         terms: of one evaluation; L is their sum.
-        z: (1, C, h, w), what the terms were computed from.
+        at: z_t and the features that the terms were computed from, see :func:`dragonkit.passes.separate`.
         target: bool (h, w). If given, terms of region "edit" act inside it and the others outside, which takes one
             vector-Jacobian product for each kind; if None, one for all.
 
     Returns:
-        Float32 (1, C, h, w).
+        Float32 (B, C, h, w).
     """
-    if target is None:
-        return torch.autograd.grad(torch.stack([t.value for t in terms]).sum(), z)[0]
-    parts = []
-    for region, mask in (("edit", target), ("content", ~target)):
-        values = [t.value for t in terms if t.region == region]
-        if values:
-            parts.append((torch.stack(values).sum(), mask))
-    result = torch.zeros_like(z)
-    for k, (value, mask) in enumerate(parts):
-        result = result + torch.autograd.grad(value, z, retain_graph=k + 1 < len(parts))[0] * mask
-    return result
+    parts: list[tuple[list[Term], Tensor | None]] = [(terms, None)]
+    if target is not None:
+        inside, outside = ([t for t in terms if (t.region == "edit") is edits] for edits in (True, False))
+        parts = [(some, mask) for some, mask in ((inside, target), (outside, ~target)) if some]
+    found = list(at.features.values())
+    slopes = []
+    for some, _ in parts:
+        value = torch.stack([term.value for term in some]).sum()
+        slopes.append(torch.autograd.grad(value, found, retain_graph=True, materialize_grads=True))
+    pulled = [dz if mask is None else dz * mask for dz, (_, mask) in zip(at.pull(slopes), parts, strict=True)]
+    return torch.stack(pulled).sum(0)
 
 
 def clipped(shift: Tensor, most: float) -> Tensor:

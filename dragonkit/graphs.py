@@ -6,21 +6,24 @@ timestep, the embedding and the tokens to look at, is copied to where the graph 
 from where it writes.
 
 Energies are not recorded: they are any Python, differ from edit to edit, and take few launches. Autograd meets a
-recorded pass as one function (:class:`_Tapped`), whose backward is a graph, too.
+recorded pass as one function (:class:`_Tapped`), whose backward is a graph, too. Regional gradients go back twice from
+one pass: two such graphs, replayed beside each other, since neither fills the GPU.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from dragonkit.passes import Looking, Pass, taking
+from dragonkit.fused import fused
+from dragonkit.passes import Looking, Pass, Slopes, taking
 from dragonkit.taps import Count, tap
 from dragonkit.text import Cond, arguments
 
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 Named = dict[Any, Tensor]
 Replay = Callable[[], None]
 
+LANES = 2
+"""Ways back from one pass that are replayed at once."""
+
 
 class Recorder(Protocol):
     """Records work on a device, to be done again at the same addresses."""
@@ -37,15 +43,19 @@ class Recorder(Protocol):
     def warm(self, work: Callable[[], Any]) -> None:
         """Do the work as often as libraries need to choose and to allocate what they use for it."""
 
-    def record(self, work: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Replay]:
+    def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
         """Record it; returns where its results are once it is replayed, and what replays it."""
+
+    def beside(self, replays: Sequence[Replay]) -> None:
+        """Replay what was recorded for lanes 0, 1, ... at once."""
 
 
 class CUDA:
-    """CUDA graphs, all of one pool of memory: they run one after the other."""
+    """CUDA graphs. Those of one lane share a pool of memory: they run one after the other."""
 
     def __init__(self) -> None:
-        self.pool = torch.cuda.graph_pool_handle()
+        self.pools = [torch.cuda.graph_pool_handle() for _ in range(LANES)]
+        self.streams = [torch.cuda.Stream() for _ in range(1, LANES)]
 
     def warm(self, work: Callable[[], Any]) -> None:
         """Twice, on a stream of its own, as PyTorch asks."""
@@ -56,15 +66,26 @@ class CUDA:
                 work()
         torch.cuda.current_stream().wait_stream(aside)
 
-    def record(self, work: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Replay]:
+    def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
         """As :class:`Recorder` says."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pools[lane]):
             results = work()
         return results, graph.replay
 
+    def beside(self, replays: Sequence[Replay]) -> None:
+        """As :class:`Recorder` says: lane 0 on the current stream, the others on their own."""
+        current, (first, *others) = torch.cuda.current_stream(), replays
+        for stream, replay in zip(self.streams, others, strict=False):
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                replay()
+        first()
+        for stream, _ in zip(self.streams, others, strict=False):
+            current.wait_stream(stream)
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(eq=False)
 class _Recorded:
     """A recorded pass.
 
@@ -72,19 +93,13 @@ class _Recorded:
         inputs: where it reads, by name.
         outputs: where it writes, by name.
         replay: does it again.
-        grads: by name of an output: where the backward pass reads.
-        back: does the backward pass.
-        dz: where that writes.
-        held: what must live as long as the graphs: their memory would be given to the next one.
+        turn: how often it was.
     """
 
     inputs: Named
     outputs: Named
     replay: Replay
-    grads: Named
-    back: Replay | None = None
-    dz: Tensor | None = None
-    held: Any = None
+    turn: int = 0
 
     def __call__(self, inputs: Named) -> Named:
         """Replay it on inputs; the results are overwritten by the next pass."""
@@ -92,7 +107,49 @@ class _Recorded:
             if x is not self.inputs[name]:
                 self.inputs[name].copy_(x)
         self.replay()
+        self.turn += 1
         return self.outputs
+
+
+@dataclass(frozen=True, eq=False)
+class _Lane:
+    """A recorded way back: it reads ∂L/∂F at ``slopes`` and writes ∂L/∂z at ``dz``."""
+
+    slopes: list[Tensor]
+    back: Replay
+    dz: Tensor
+
+
+@dataclass(eq=False)
+class _Differentiable(_Recorded):
+    """A recorded pass with ways back.
+
+    Args:
+        widen: records one more way back.
+        recorder: what replays several at once.
+        lanes: those that there are.
+    """
+
+    widen: Callable[[int], _Lane] = field(kw_only=True)
+    recorder: Recorder = field(kw_only=True)
+    lanes: list[_Lane] = field(default_factory=list)
+
+    def pull(self, energies: Sequence[Slopes], turn: int) -> list[Tensor]:
+        """∂L/∂z of each energy, from what the ``turn``-th replay left: see :meth:`dragonkit.passes.Watched.pull`."""
+        if turn != self.turn:
+            raise RuntimeError("this pass was replayed since: take all gradients of a pass before the next one")
+        pulled = []
+        for k in range(0, len(energies), LANES):
+            abreast = energies[k : k + LANES]
+            while len(self.lanes) < len(abreast):
+                self.lanes.append(self.widen(len(self.lanes)))
+            lanes = self.lanes[: len(abreast)]
+            for lane, slopes in zip(lanes, abreast, strict=True):
+                for there, x in zip(lane.slopes, slopes, strict=True):
+                    there.copy_(x)
+            self.recorder.beside([lane.back for lane in lanes])
+            pulled += [lane.dz.to(torch.float32, copy=True) for lane in lanes]
+        return pulled
 
 
 class Graphs:
@@ -107,13 +164,29 @@ class Graphs:
     def __init__(self, model: Model, recorder: Recorder | None = None, most: int = 16) -> None:
         self.model, self.recorder, self.most = model, recorder or CUDA(), most
         self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
+        self._weights: list[Tensor] = []
+        self._listening: list[Any] = []
+        self._places: list[int] = []
+        self.look()
+
+    def look(self) -> None:
+        """Look where the denoiser's weights and hooks are: what was recorded with weights elsewhere is forgotten.
+
+        :func:`dragonkit.edit` does so each time. In between, new values are noticed, and new hooks, but no new modules.
+        """
+        modules = list(self.model.unet.modules())
+        self._weights = [p for module in modules for p in module._parameters.values() if p is not None]
+        self._listening = [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+        if self._moved():
+            self.clear()
+
+    def _moved(self) -> bool:
+        before, self._places = self._places, [p.data_ptr() for p in self._weights]
+        return before != self._places
 
     def usable(self) -> bool:
         """Whether nobody listens inside the denoiser: a hook of someone else's would not be called by a replay."""
-        for module in self.model.unet.modules():
-            if module._forward_hooks or any(not isinstance(h, Count) for h in module._forward_pre_hooks.values()):
-                return False
-        return True
+        return all(isinstance(hook, Count) for hooks in self._listening if hooks for hook in hooks.values())
 
     def clear(self) -> None:
         """Forget what was recorded."""
@@ -144,23 +217,27 @@ class Graphs:
         found = {layer: x.clone() for (kind, layer), x in out.items() if kind == "features"}
         return Pass(self.model.noise(out["eps", 0], z, t).clone(), kept, found)
 
-    def tap(self, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> dict[int, Tensor]:
-        """See :func:`dragonkit.taps.tap`."""
+    def tap(
+        self, layers: Iterable[int], z: Tensor, t: int, cond: Cond
+    ) -> tuple[dict[int, Tensor], Callable[[Sequence[Slopes]], list[Tensor]]]:
+        """See :func:`dragonkit.taps.tap`; with what pulls slopes of those features back to z, several at once."""
         layers = tuple(sorted(set(layers)))
         inputs = self._inputs(z, t, cond)
         with torch.no_grad():
             recorded = self._get(("tap", layers), inputs, lambda at: self._tapped(at, layers))
         self._count()
-        return dict(zip(layers, _Tapped.apply(z, recorded, inputs), strict=True))
+        found = dict(zip(layers, _Tapped.apply(z, recorded, inputs), strict=True))
+        return found, partial(recorded.pull, turn=recorded.turn)
 
     def _inputs(self, z: Tensor, t: int, cond: Cond) -> Named:
         when = torch.full((1,), t, dtype=torch.int64, device=z.device)  # made there: a copy from here would wait
         return {"z": z.detach().to(self.model.dtype), "t": when, **{("cond", name): x for name, x in cond.items()}}
 
-    def _get(self, key: Hashable, inputs: Named, make: Callable[[Named], _Recorded]) -> _Recorded:
+    def _get(self, key: Hashable, inputs: Named, make: Callable[[Named], _Recorded]) -> Any:
         """What was recorded for inputs of these shapes, or is now."""
-        weight = next(self.model.unet.parameters())
-        key = key, weight.data_ptr(), tuple((name, x.shape, x.dtype, x.device) for name, x in inputs.items())
+        if self._moved():
+            self.clear()
+        key = key, tuple((name, x.shape, x.dtype, x.device) for name, x in inputs.items())
         if key in self._recorded:
             self._recorded.move_to_end(key)
         else:
@@ -172,42 +249,46 @@ class Graphs:
     def _forward(self, at: Named, tokens: bool, layers: tuple[int, ...], look: Looking | None) -> _Recorded:
         names: list[tuple[str, Any]] = []
 
+        unet = self.model.unet
+
         def work() -> list[Tensor]:
-            with taking(self.model.unet, tokens=tokens, layers=layers, look=look) as (kept, found):
-                eps = self.model.unet(at["z"], at["t"], **arguments(_cond(at)), return_dict=False)[0]
+            with taking(unet, tokens=tokens, layers=layers, look=look) as (kept, found):
+                eps = unet(at["z"], at["t"], **arguments(_cond(at)), return_dict=False)[0]
             names[:] = [("eps", 0), *(("tokens", n) for n in kept), *(("features", k) for k in found)]
             return [eps, *kept.values(), *found.values()]
 
         with uncounted(self.model.unet):
             self.recorder.warm(work)
             results, replay = self.recorder.record(work)
-        return _Recorded(at, dict(zip(names, results, strict=True)), replay, {})
+        return _Recorded(at, dict(zip(names, results, strict=True)), replay)
 
-    def _tapped(self, at: Named, layers: tuple[int, ...]) -> _Recorded:
-        z = at["z"].requires_grad_()
+    def _tapped(self, at: Named, layers: tuple[int, ...]) -> _Differentiable:
+        unet, recorder = self.model.unet, self.recorder
+        z = at["z"].data.requires_grad_()  # the same numbers, whose changes from replay to replay autograd does not see
         box: list[Tensor] = []
-        grads: list[Tensor] = []
 
         def forward() -> list[Tensor]:
             with torch.enable_grad():
-                box[:] = tap(self.model.unet, layers, z, at["t"], _cond(at)).values()  # type: ignore[arg-type]
+                box[:] = tap(unet, layers, z, at["t"], _cond(at)).values()  # type: ignore[arg-type]
             return [x.detach() for x in box]
 
-        def backward() -> list[Tensor]:
-            return list(torch.autograd.grad(box, z, grads, retain_graph=True))  # regional gradients go back twice
+        def backward(slopes: list[Tensor]) -> list[Tensor]:
+            return list(torch.autograd.grad(box, z, slopes, retain_graph=True))
 
         def both() -> None:
-            forward()
-            grads[:] = [torch.zeros_like(x) for x in box]
-            backward()
+            backward([torch.zeros_like(x) for x in forward()])
 
-        with uncounted(self.model.unet):
-            self.recorder.warm(both)
-            results, replay = self.recorder.record(forward)
-            (dz,), back = self.recorder.record(backward)
-        names = [("features", layer) for layer in layers]
-        outputs, cotangents = dict(zip(names, results, strict=True)), dict(zip(names, grads, strict=True))
-        return _Recorded(at, outputs, replay, cotangents, back, dz, held=box)
+        def lane(k: int) -> _Lane:  # it holds box, and so the numbers that the way back reads
+            slopes = [torch.zeros_like(x) for x in box]
+            with uncounted(unet):
+                (dz,), back = recorder.record(partial(backward, slopes), k)
+            return _Lane(slopes, back, dz)
+
+        with uncounted(unet):
+            recorder.warm(both)
+            results, replay = recorder.record(forward)
+        outputs = {("features", layer): x for layer, x in zip(layers, results, strict=True)}
+        return _Differentiable(at, outputs, replay, widen=lane, recorder=recorder)
 
     def _count(self) -> None:
         """Tell who counts evaluations of one more."""
@@ -219,17 +300,15 @@ class _Tapped(torch.autograd.Function):
     """Features of a latent by a recorded pass, and back by its recorded gradient."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, recorded: _Recorded, inputs: Named) -> tuple[Tensor, ...]:
-        ctx.recorded, ctx.dtype = recorded, z.dtype
-        return tuple(x.clone() for x in recorded(inputs).values())
+    def forward(ctx: Any, z: Tensor, recorded: _Differentiable, inputs: Named) -> tuple[Tensor, ...]:
+        found = tuple(x.clone() for x in recorded(inputs).values())
+        ctx.recorded, ctx.turn, ctx.dtype = recorded, recorded.turn, z.dtype
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        recorded = ctx.recorded
-        for there, grad in zip(recorded.grads.values(), grads, strict=True):
-            there.copy_(grad)
-        recorded.back()
-        return recorded.dz.to(ctx.dtype, copy=True), None, None
+        (dz,) = ctx.recorded.pull([grads], ctx.turn)
+        return dz.to(ctx.dtype), None, None
 
 
 def _cond(at: Named) -> Cond:
@@ -244,11 +323,12 @@ def _looking(at: Named, look: Looking) -> Looking:
 
 @contextmanager
 def uncounted(unet: Any) -> Iterator[None]:
-    """Recording runs the denoiser, but evaluates nothing for anybody."""
+    """Recording runs the denoiser, with its blocks fused, but evaluates nothing for anybody."""
     hooks = unet._forward_pre_hooks
     kept = dict(hooks)
     hooks.clear()
     try:
-        yield
+        with fused(unet.device.type):
+            yield
     finally:
         hooks.update(kept)

@@ -6,6 +6,7 @@ hold.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dragonkit.errors import InputError, NonFiniteError
+from dragonkit.fused import fused
 from dragonkit.loading.cards import CARDS as CARDS
 from dragonkit.loading.cards import Card as Card
 from dragonkit.loading.cards import card_of
@@ -170,7 +172,8 @@ class Model:
             NonFiniteError: the autoencoder overflowed, as some do in half precision.
         """
         x = (image.to(self.device) * 2 - 1).to(next(self.vae.parameters()).dtype)
-        z = self.vae.encode(x).latent_dist.mean.float() * self.vae.config.scaling_factor
+        with fused(x.device.type):
+            z = self.vae.encode(x).latent_dist.mean.float() * self.vae.config.scaling_factor
         return _finite(z, "the image's latent", "load the model in a wider dtype")
 
     @torch.no_grad()
@@ -181,7 +184,8 @@ class Model:
             NonFiniteError: the autoencoder overflowed: the latent is far out, or the precision too low.
         """
         z = (z / self.vae.config.scaling_factor).to(next(self.vae.parameters()).dtype)
-        image = self.vae.decode(z).sample.float() / 2 + 0.5
+        with fused(z.device.type):
+            image = self.vae.decode(z).sample.float() / 2 + 0.5
         return _finite(image, "the decoded image", "lower cfg or the energy, or load the model in a wider dtype").clamp(
             0, 1
         )
@@ -211,12 +215,17 @@ class Model:
 
     def check_weights(self) -> None:
         """Raise an InputError that names the first tensor with a NaN or an infinity in it."""
-        named = [(f"{part}/{name}", p) for part, net in self.parts.items() for name, p in net.state_dict().items()]
-        named = [(name, p) for name, p in named if p.is_floating_point()]
-        device = self.device
-        finite = torch.stack([p.isfinite().all().to(device) for _, p in named])
-        if not finite.all():  # one synchronisation for all of them
-            broken = next(name for (name, _), ok in zip(named, finite.tolist(), strict=True) if not ok)
+        if self.graphs is not None:
+            self.graphs.look()
+        weights = [p for net in self.parts.values() for p in (*net.parameters(), *net.buffers())]
+        kinds = defaultdict(list)
+        for p in weights:
+            if p.is_floating_point() and p.numel():
+                kinds[p.device, p.dtype].append(p)
+        largest = [torch.stack(torch._foreach_norm(some, torch.inf)).amax() for some in kinds.values()]  # NaN comes out
+        if not torch.stack([x.to(self.device, torch.float32) for x in largest]).isfinite().all():  # one synchronisation
+            named = ((f"{part}/{name}", p) for part, net in self.parts.items() for name, p in net.state_dict().items())
+            broken = next((name for name, p in named if not p.isfinite().all()), "a buffer")
             raise InputError(f"weights of {self.name!r}: {broken} holds NaN or infinity; fetch the model again")
 
 
@@ -229,7 +238,7 @@ def load(
     lora: str | Path | None = None,
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
-    graphs: bool = False,
+    graphs: bool | None = None,
 ) -> Model:
     """Load a model; only safetensors, no code from the model's folder, no network unless the hub is named.
 
@@ -253,7 +262,7 @@ def load(
         tokenizer: for a single file: a diffusers folder, a tokenizer's folder or a hub id with the vocabulary, which
             the file does not hold; default the local cache's, if it has one.
         graphs: record the denoiser's passes as CUDA graphs and replay them, which takes some memory and, at the first
-            edit of each size, some seconds. Not yet tried on a GPU. See :mod:`dragonkit.graphs`.
+            edit of each size, some seconds; see :mod:`dragonkit.graphs`. Default on a CUDA device, and only there.
 
     Raises:
         InputError: nothing of that name, or its weights are missing, truncated, not finite or of a model that an edit
@@ -278,7 +287,7 @@ def load(
     if lora is not None:
         model.load_lora(lora)
     lay_out(model.unet, model.vae)
-    if graphs:
+    if place.type == "cuda" if graphs is None else graphs:
         from dragonkit.graphs import Graphs
 
         model.graphs = Graphs(model)

@@ -10,9 +10,10 @@ A model with :class:`dragonkit.graphs.Graphs` replays what it has recorded of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -99,17 +100,58 @@ def taking(
         yield kept, found
 
 
+Slopes = Sequence[Tensor]
+"""∂L/∂F of an energy L, one for each of the features F."""
+
+
 @dataclass(frozen=True, eq=False)
 class Watched:
     """A latent, and features that autograd has seen being computed from it.
 
+    An energy's gradient is taken in two parts: its slopes ∂L/∂F, in float32, and :meth:`pull`, which brings them to z.
+
     Args:
         z: (B, C, h, w), a leaf.
-        features: F_gen, by decoder layer (B, C_k, h_k, w_k), in the model's dtype.
+        tapped: F_gen, by decoder layer (B, C_k, h_k, w_k), in the model's dtype.
+        back: what pulls slopes back to z, where something knows better than autograd; see :meth:`pull`.
     """
 
     z: Tensor
-    features: dict[int, Tensor]
+    tapped: dict[int, Tensor]
+    back: Callable[[Sequence[Slopes]], list[Tensor]] | None = None
+
+    @cached_property
+    def features(self) -> dict[int, Tensor]:
+        """F_gen in float32, for an energy: leaves each, for autograd would also see the deeper computed from others."""
+        return {layer: x.detach().float().requires_grad_() for layer, x in self.tapped.items()}
+
+    def pull(self, energies: Sequence[Slopes]) -> list[Tensor]:
+        """∂L/∂z of each energy L, float32 (B, C, h, w): vector-Jacobian products.
+
+        Half precision ends at 6e-8, and slopes may be less, since an energy is a mean over many cells. So there they
+        travel scaled, image by image, by the power of two that brings the largest to 1, which changes no digit.
+
+        Args:
+            energies: for each the slopes ∂L/∂F, float32, in the order of ``features``. All of them at once: a recorded
+                pass pulls two at a time, and the next pass overwrites what it needs for that.
+        """
+        back = self.back or self._back
+        if self.z.dtype == next(iter(self.tapped.values())).dtype:
+            return back(energies)
+        scales = [_unit(slopes) for slopes in energies]
+        pulled = back([[x * scale for x in slopes] for slopes, scale in zip(energies, scales, strict=True)])
+        return [dz / scale for dz, scale in zip(pulled, scales, strict=True)]
+
+    def _back(self, energies: Sequence[Slopes]) -> list[Tensor]:
+        found, last = list(self.tapped.values()), len(energies) - 1
+        halved = [[s.to(x.dtype) for s, x in zip(slopes, found, strict=True)] for slopes in energies]
+        return [torch.autograd.grad(found, self.z, slopes, retain_graph=k < last)[0] for k, slopes in enumerate(halved)]
+
+
+def _unit(slopes: Slopes) -> Tensor:
+    """The powers of two, (B, 1, 1, 1), that bring the largest slope of each of the batch to between 1/2 and 1."""
+    largest = torch.stack([x.abs().amax((1, 2, 3), keepdim=True) for x in slopes]).amax(0)
+    return torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent)
 
 
 def separate(model: Model, z: Tensor, t: int, cond: Cond, layers: Iterable[int]) -> Watched:
@@ -117,7 +159,7 @@ def separate(model: Model, z: Tensor, t: int, cond: Cond, layers: Iterable[int])
     leaf = z.detach().requires_grad_()
     with torch.enable_grad():
         if model.graphs is not None and model.graphs.usable():
-            return Watched(leaf, model.graphs.tap(layers, leaf, t, cond))
+            return Watched(leaf, *model.graphs.tap(layers, leaf, t, cond))
         return Watched(leaf, tap(model.unet, layers, leaf, t, cond))
 
 

@@ -5,6 +5,7 @@ import torch
 
 from dragonkit.energy import Term, Watch, attract, gradient, mean_similarity, repel, similarity, total
 from dragonkit.errors import NonFiniteError
+from dragonkit.passes import Watched
 from dragonkit.regions import flat
 from dragonkit.schedule import Schedule
 from tests.tiny import SCHEDULER, box, fresh_model
@@ -69,15 +70,17 @@ def test_terms_of_one_name_are_summed_over_layers_with_weights():
 
 def test_a_regional_gradient_is_each_part_in_its_region():
     z, target = torch.randn(1, 4, 8, 8, requires_grad=True), box(8, 8, 2, 2, 6, 6)
+    at = Watched(z, {1: z})
 
     def terms():
-        return [Term("a", z.square().sum(), "edit"), Term("b", (3 * z).sum()), Term("c", z.cos().sum())]
+        f = at.features[1]
+        return [Term("a", f.square().sum(), "edit"), Term("b", (3 * f).sum()), Term("c", f.cos().sum())]
 
     inner, outer = 2 * z, 3 - z.sin()
-    torch.testing.assert_close(gradient(terms(), z, target), torch.where(target, inner, outer))
-    torch.testing.assert_close(gradient(terms(), z), inner + outer)
-    torch.testing.assert_close(gradient(terms()[:1], z, target), inner * target)
-    torch.testing.assert_close(gradient(terms()[1:], z, target), outer * ~target)
+    torch.testing.assert_close(gradient(terms(), at, target), torch.where(target, inner, outer))
+    torch.testing.assert_close(gradient(terms(), at), inner + outer)
+    torch.testing.assert_close(gradient(terms()[:1], at, target), inner * target)
+    torch.testing.assert_close(gradient(terms()[1:], at, target), outer * ~target)
 
 
 @pytest.mark.parametrize("through", ["x0", "eps"])
@@ -93,7 +96,8 @@ def test_one_guided_step_of_a_toy_denoiser_lowers_the_energy(through):
 
     eps = 0.3 * z  # any denoiser will do
     z = z.requires_grad_()
-    guided = eps.detach() + 20 * gradient([Term("edit", energy(z), "edit")], z)
+    at = Watched(z, {1: z})
+    guided = eps.detach() + 20 * gradient([Term("edit", energy(at.features[1]), "edit")], at)
     for i in (0, 10, 25, 40):
         plain = schedule.step(z, eps, i)[0]
         moved = schedule.step(z, eps if through == "x0" else guided, i, towards=guided)[0]

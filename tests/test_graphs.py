@@ -1,5 +1,7 @@
 """Recorded passes give what evaluated ones give. The recorder here is a stand-in that needs no GPU and is meaner."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -35,22 +37,26 @@ class Again:
     def warm(self, work):
         work()
 
-    def record(self, work):
+    def record(self, work, lane=0):
         mine = work()
         self.results.append(mine)
         self.recordings += 1
+        return mine, partial(self.again, (mine, work))
 
-        def replay():
-            with uncounted(self.unet):
-                done = work()
-            for theirs in self.results:
-                for x in theirs:
-                    if x is not None and not any(x is y for y in mine):
-                        x.fill_(torch.nan)  # what is still needed has been copied, or this will show
-            for there, x in zip(mine, done, strict=True):
+    def beside(self, replays):
+        self.again(*(pair for replay in replays for pair in replay.args))
+
+    def again(self, *pairs):
+        with uncounted(self.unet):
+            done = [(mine, work()) for mine, work in pairs]
+        kept = [x for mine, _ in pairs for x in mine]
+        for theirs in self.results:
+            for x in theirs:
+                if x is not None and not any(x is y for y in kept):
+                    x.fill_(torch.nan)  # what is still needed has been copied, or this will show
+        for mine, results in done:
+            for there, x in zip(mine, results, strict=True):
                 there.copy_(x)
-
-        return mine, replay
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +129,24 @@ def test_the_gradient_goes_back_twice_and_features_survive_the_next_pass(replaye
     plain = tap(replayed.unet, (2, 3), leaf, 500, cond)
     assert list(at.features) == [2, 3] and all(torch.equal(at.features[k], plain[k]) for k in plain)
     evaluate(replayed, torch.randn(1, 4, 8, 8), 100, cond, layers=(2,))
+    slopes = [[2 * at.features[2], 0 * at.features[3]], [0 * at.features[2], at.features[3].cos()], []]
+    slopes[2] = [a + b for a, b in zip(*slopes[:2], strict=True)]
+    energies = plain[2].square().sum(), plain[3].sin().sum(), plain[2].square().sum() + plain[3].sin().sum()
+    for ours, L in zip(at.pull(slopes), energies, strict=True):
+        torch.testing.assert_close(ours, torch.autograd.grad(L, leaf, retain_graph=True)[0], rtol=1e-5, atol=1e-6)
     for layer in (3, 2):
-        (ours,) = torch.autograd.grad(at.features[layer].square().sum(), at.z, retain_graph=True)
+        (ours,) = torch.autograd.grad(at.tapped[layer].square().sum(), at.z, retain_graph=True)
         (theirs,) = torch.autograd.grad(plain[layer].square().sum(), leaf, retain_graph=True)
         assert torch.equal(ours, theirs)
+
+
+def test_a_gradient_after_the_next_pass_is_refused(replayed):
+    z, cond = torch.randn(1, 4, 8, 8), replayed.embed("a ball")
+    first, second = (separate(replayed, z, t, cond, (2, 3)) for t in (500, 400))
+    slopes = [list(first.features.values())]
+    with pytest.raises(RuntimeError, match="before the next one"):
+        first.pull(slopes)
+    assert second.pull(slopes)[0].isfinite().all()
 
 
 def test_what_was_used_longest_ago_is_forgotten():

@@ -1,0 +1,11 @@
+"""Fewer passes over memory: norms, activations, biases and gates of a U-Net's blocks as single Triton kernels.
+
+PyTorch's group normalisation has no kernel for tensors whose channels lie together, as a GPU's convolutions want them:
+each of a U-Net's 61 norms copies its input to the other layout and the next convolution copies it back. Together with
+activations, biases, residual sums and gates, each a pass over memory of its own, that is a third of the time of a
+recorded pass (:mod:`dragonkit.graphs`). Triton comes with PyTorch for NVIDIA GPUs on Linux; without it, and in passes
+that are not recorded, blocks compute as diffusers has them.
+"""
+
+from dragonkit.fused.switch import AVAILABLE as AVAILABLE
+from dragonkit.fused.switch import fused as fused

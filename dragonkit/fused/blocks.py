@@ -1,0 +1,139 @@
+"""The blocks of diffusers' U-Nets and autoencoders, computed with fewer passes over memory where that can be done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.activations import GEGLU
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+
+from dragonkit.fused.switch import is_on
+
+
+def lies_well(x: Tensor, *parts: nn.Module | None) -> bool:
+    """Whether a feature map lies as the kernels take it, channels last, and nobody wants ``parts`` to be called."""
+    if not is_on() or x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        return False
+    return not any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "_hf_hook") for m in parts if m is not None)
+
+
+class Norm(nn.GroupNorm):
+    """``nn.GroupNorm``, followed by SiLU if ``silu`` is set, of x + shift[:, :, None, None] if there is a shift."""
+
+    silu = False
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """(B, C, h, w), and a shift (B, C) or none, to (B, C, h, w); without a shift other shapes, too."""
+        if lies_well(x) and not self.weight.requires_grad:
+            from dragonkit.fused.norm_kernels import Normalised
+
+            shift = None if shift is None else shift.expand(len(x), -1).contiguous()
+            return Normalised.apply(x, shift, self.weight, self.bias, self.num_groups, self.eps, self.silu)
+        y = super().forward(x if shift is None else x + shift[:, :, None, None])
+        return F.silu(y) if self.silu else y
+
+
+class Activated(nn.Module):
+    """SiLU for a residual block whose norms bring their own: feature maps pass, the timestep's embedding does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; of (B, C, h, w) it is the identity."""
+        return x if x.ndim == 4 else F.silu(x)
+
+
+class Resnet(ResnetBlock2D):
+    """A residual block: the first convolution's bias joins the timestep's embedding, the others' the sum at the end."""
+
+    def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+        """As diffusers' own."""
+        if not lies_well(input_tensor, self.conv1, self.conv2, self.conv_shortcut, self.time_emb_proj):
+            return super().forward(input_tensor, temb, *args, **kwargs)
+        from dragonkit.fused.block_kernels import Added
+
+        x, shift, bias = input_tensor, self.conv1.bias[None], self.conv2.bias
+        if self.time_emb_proj is not None and temb is not None:
+            shift = shift + self.time_emb_proj(F.silu(temb))
+        h = self.norm2(_unbiased(self.conv1, self.norm1(x)), shift)
+        if self.conv_shortcut is not None:
+            x, bias = _unbiased(self.conv_shortcut, x), bias + self.conv_shortcut.bias
+        return Added.apply(x, _unbiased(self.conv2, h), bias)
+
+
+class Transformer(Transformer2DModel):
+    """A stack of attention blocks between two projections, which are matrix products without moving anything."""
+
+    def _operate_on_continuous_inputs(self, hidden_states: Tensor) -> tuple[Tensor, int]:
+        if not lies_well(hidden_states, self.proj_in):
+            return super()._operate_on_continuous_inputs(hidden_states)
+        rows = self.norm(hidden_states).permute(0, 2, 3, 1).flatten(1, 2)
+        rows = F.linear(rows, self.proj_in.weight.flatten(1), self.proj_in.bias)
+        return rows, rows.shape[-1]
+
+    def _get_output_for_continuous_inputs(
+        self, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
+    ) -> Tensor:
+        if not lies_well(residual, self.proj_out):
+            return super()._get_output_for_continuous_inputs(
+                hidden_states, residual, batch_size, height, width, inner_dim
+            )
+        rows = F.linear(hidden_states, self.proj_out.weight.flatten(1), self.proj_out.bias)
+        return rows.unflatten(1, (height, width)).permute(0, 3, 1, 2) + residual
+
+
+class Gate(GEGLU):
+    """The gated linear unit of an attention block's feed-forward network."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As diffusers' own."""
+        if not is_on():
+            return super().forward(hidden_states, *args, **kwargs)
+        from dragonkit.fused.block_kernels import Gated
+
+        return Gated.apply(self.proj(hidden_states))
+
+
+def _unbiased(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution without its bias; one of 1x1 is a matrix product."""
+    if conv.kernel_size == (1, 1):
+        return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1)).permute(0, 3, 1, 2)
+    return F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def fuse(network: Any) -> None:
+    """Give a network's blocks the classes above; weights, their names and what the blocks compute stay as they are."""
+    for module in network.modules():
+        if type(module) is nn.GroupNorm and module.affine:
+            module.__class__ = Norm
+    for module in network.modules():
+        if type(module) is ResnetBlock2D and _plain(module):
+            module.__class__ = Resnet
+            module.norm1.silu = module.norm2.silu = True
+            module.nonlinearity = Activated()
+        elif type(module) is Transformer2DModel and module.is_input_continuous:
+            module.__class__ = Transformer
+        elif type(module) is GEGLU:
+            module.__class__ = Gate
+        if type(getattr(module, "conv_norm_out", None)) is Norm and type(module.conv_act) is nn.SiLU:
+            module.conv_norm_out.silu = True
+            module.conv_act = nn.Identity()
+
+
+def _plain(block: ResnetBlock2D) -> bool:
+    """Whether a residual block is of the one kind that Stable Diffusion has."""
+    convs = [block.conv1, block.conv2, *([block.conv_shortcut] if block.conv_shortcut is not None else [])]
+    return (
+        isinstance(block.norm1, Norm)
+        and isinstance(block.norm2, Norm)
+        and type(block.nonlinearity) is nn.SiLU
+        and block.time_embedding_norm == "default"
+        and block.upsample is None
+        and block.downsample is None
+        and not block.skip_time_act
+        and block.output_scale_factor == 1
+        and block.dropout.p == 0
+        and all(type(conv) is nn.Conv2d and conv.bias is not None for conv in convs)
+    )
