@@ -18,21 +18,21 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dragonkit.attention import looking, mixing
 from dragonkit.checks import check_text
-from dragonkit.edits.base import Branches, Edit, Regions
+from dragonkit.edits.base import Edit
 from dragonkit.edits.several import Several
-from dragonkit.energy import Term, Watch, clipped, gradient, total
+from dragonkit.energy import Watch, clipped
 from dragonkit.errors import InputError
 from dragonkit.generation import Generated, denoise
+from dragonkit.gradient import Gradient, frame_of
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, Keep, Path, ddim_invert
 from dragonkit.memory import Memory, economy, frees
 from dragonkit.models import Cond, Model
-from dragonkit.passes import Watched, joint, separate
+from dragonkit.passes import Watched, begun, joint
 from dragonkit.preserve import preserve
 from dragonkit.progress import Bar
 from dragonkit.progress import bar as bar
@@ -105,20 +105,22 @@ def edit_steps(
     churn = torch.where(m.edited, w.sde_inside, w.sde_outside) if m.edited is not None else None
     stochastic = schedule.window(w.sde) if churn is not None and churn.any() else range(0)
     generator = torch.Generator().manual_seed(w.seed)
+    slope = Gradient(model, path, edit, m, w)
     z_refs = tuple(ref.z_T for ref in path.references)
     z = edit.start(path.z_T, z_refs, m) if w.start == "copy" else path.z_T
 
     for i, visit in visits(schedule, w):
         t = schedule.timesteps[i]
         look = looking(model, path, mix, i, w) if i in attended else None
+        at: Watched | None = None
+        apart = begun(model, z, t, cond, w.layers) if i in guided and not w.one_pass else None
         with observed() as seen:
             if w.one_pass and i in guided:
                 eps, at = joint(model, z, t, cond, empty[i], w.cfg, w.layers, look)
             else:
-                eps, at = denoise(model, z, t, cond, empty[i], w.cfg, look), None
-        if i in guided and at is None:
-            at = separate(model, z, t, cond, w.layers)
-        terms, grad = energy(model, path, edit, m, frame, at, i, w) if at else ([], None)
+                eps = denoise(model, z, t, cond, empty[i], w.cfg, look)
+        at = apart() if apart else at
+        terms, grad = slope(at, i) if at else ([], None)
         guided_eps = eps if grad is None else eps + clipped(w.eta * grad, w.clip)
         noise = torch.randn(z[:1].shape, generator=generator).to(z) if i in stochastic else None
         along = eps if w.through == "x0" else guided_eps
@@ -146,34 +148,6 @@ def visits(schedule: Schedule, w: Guidance) -> Iterator[tuple[int, int]]:
     for i in range(len(schedule)):
         for visit in range(w.repeats if travelled(i, schedule, w) else 1):
             yield i, visit
-
-
-@torch.enable_grad()
-def energy(
-    model: Model, path: Path, edit: Edit, m: Regions, frame: Frame, at: Watched, i: int, w: Guidance
-) -> tuple[list[Term], Tensor | None]:
-    """The energy's terms for the generation features at step i, and ∂L/∂z; no terms, no gradient."""
-    live = w.reference == "live"
-    gud = path.features_at(model, i, w.layers, live=live)
-    refs = [(ref.features_at(model, i, w.layers, live=live), frame_of(model, ref).grid) for ref in path.references]
-
-    def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
-        return F.interpolate(x.float(), grid, mode="bilinear")
-
-    def branches(layer: int) -> Branches:
-        others = tuple(on_grid(found[layer], grid) for found, grid in refs)
-        return Branches(on_grid(at.features[layer], frame.grid), on_grid(gud[layer], frame.grid), others, layer)
-
-    by_layer = zip(w.layer_weights, w.layers, strict=True)
-    terms = total((weight, edit.terms(branches(layer), m, w)) for weight, layer in by_layer if weight)
-    return terms, gradient(terms, at, m.target if w.regional else None) if terms else None
-
-
-def frame_of(model: Model, path: Path) -> Frame:
-    """The frame of an inverted image."""
-    h, w = path.z_T.shape[-2:]
-    height, width = path.size or (h * model.factor, w * model.factor)
-    return Frame(height, width, model.factor, model.multiple, model.device)
 
 
 @frees
@@ -247,6 +221,7 @@ def edit(
             kept.add(step)
             if on_step:
                 on_step(kept)
+        path = replace(path, tokens={}, features={}, references=())  # room for the autoencoder
         result, places = decoded(step.z), task.places(frame)
         if w.preserve and places:
             through = decoded(path.latents[len(schedule)])

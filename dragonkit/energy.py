@@ -6,7 +6,7 @@ Everything here is float32, whatever the model computes in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -91,11 +91,38 @@ def total(per_layer: Iterable[tuple[float, Iterable[Term]]]) -> list[Term]:
     return list(terms.values())
 
 
+Part = tuple[list[Term], Tensor | None]
+"""Terms whose gradient acts together, and where: bool, over the latent's cells; None is everywhere."""
+
+
+def parts_of(terms: list[Term], target: Tensor | None) -> list[Part]:
+    """One part of all terms, or if there is a target those of region "edit" inside it and the others outside."""
+    if target is None:
+        return [(terms, None)] if terms else []
+    inside, outside = ([t for t in terms if (t.region == "edit") is edits] for edits in (True, False))
+    return [(some, mask) for some, mask in ((inside, target), (outside, ~target)) if some]
+
+
+def slopes_of(parts: list[Part], features: Sequence[Tensor]) -> list[list[Tensor]]:
+    """∂L/∂F of each part's energy, float32, for every one of the features F, leaves that they were computed from."""
+    slopes = []
+    for some, _ in parts:
+        value = torch.stack([term.value for term in some]).sum()
+        slopes.append(list(torch.autograd.grad(value, features, retain_graph=True, materialize_grads=True)))
+    return slopes
+
+
+def joined(gradients: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
+    """The gradient that each part's is where it acts."""
+    acting = [dz if mask is None else dz * mask for dz, mask in zip(gradients, masks, strict=True)]
+    return torch.stack(acting).sum(0)
+
+
 def gradient(terms: list[Term], at: Watched, target: Tensor | None = None) -> Tensor:
     """∂L/∂z_t, whole or by region.
 
     Args:
-        terms: of one evaluation; L is their sum.
+        terms: of one evaluation, at least one; L is their sum.
         at: z_t and the features that the terms were computed from, see :func:`dragonkit.passes.separate`.
         target: bool (h, w). If given, terms of region "edit" act inside it and the others outside, which takes one
             vector-Jacobian product for each kind; if None, one for all.
@@ -103,17 +130,8 @@ def gradient(terms: list[Term], at: Watched, target: Tensor | None = None) -> Te
     Returns:
         Float32 (B, C, h, w).
     """
-    parts: list[tuple[list[Term], Tensor | None]] = [(terms, None)]
-    if target is not None:
-        inside, outside = ([t for t in terms if (t.region == "edit") is edits] for edits in (True, False))
-        parts = [(some, mask) for some, mask in ((inside, target), (outside, ~target)) if some]
-    found = list(at.features.values())
-    slopes = []
-    for some, _ in parts:
-        value = torch.stack([term.value for term in some]).sum()
-        slopes.append(torch.autograd.grad(value, found, retain_graph=True, materialize_grads=True))
-    pulled = [dz if mask is None else dz * mask for dz, (_, mask) in zip(at.pull(slopes), parts, strict=True)]
-    return torch.stack(pulled).sum(0)
+    parts = parts_of(terms, target)
+    return joined(at.pull(slopes_of(parts, list(at.features.values()))), [mask for _, mask in parts])
 
 
 def clipped(shift: Tensor, most: float) -> Tensor:

@@ -5,9 +5,10 @@ all launches of a pass, with the addresses that they read and write. So what cha
 timestep, the embedding and the tokens to look at, is copied to where the graph reads, and what is to be kept is copied
 from where it writes.
 
-Energies are not recorded: they are any Python, differ from edit to edit, and take few launches. Autograd meets a
-recorded pass as one function (:class:`_Tapped`), whose backward is a graph, too. Regional gradients go back twice from
-one pass: two such graphs, replayed beside each other, since neither fills the GPU.
+Autograd meets a recorded pass as one function (:class:`_Tapped`), whose backward is a graph, too. Regional gradients go
+back twice from one pass: two such graphs, replayed beside each other, since neither fills the GPU; so does the tapped
+pass beside the one for the noise. Energies are any Python, and differ from edit to edit: those of the kit's own edits
+are recorded anew for each (:meth:`Graphs.repeated`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 Named = dict[Any, Tensor]
 Replay = Callable[[], None]
 
+Tap = tuple[dict[int, Tensor], Callable[[Sequence[Slopes]], list[Tensor]]]
+"""Features by layer, and what pulls energies' slopes of them back to z."""
+
 LANES = 2
 """Ways back from one pass that are replayed at once."""
 
@@ -48,6 +52,9 @@ class Recorder(Protocol):
 
     def beside(self, replays: Sequence[Replay]) -> None:
         """Replay what was recorded for lanes 0, 1, ... at once."""
+
+    def begin(self, replay: Replay) -> Replay:
+        """Begin to replay what was recorded for lane 1 beside what comes next; returns what waits for its end."""
 
 
 class CUDA:
@@ -74,15 +81,20 @@ class CUDA:
         return results, graph.replay
 
     def beside(self, replays: Sequence[Replay]) -> None:
-        """As :class:`Recorder` says: lane 0 on the current stream, the others on their own."""
-        current, (first, *others) = torch.cuda.current_stream(), replays
-        for stream, replay in zip(self.streams, others, strict=False):
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                replay()
+        """As :class:`Recorder` says."""
+        first, *others = replays
+        ends = [self.begin(replay, lane) for lane, replay in enumerate(others, 1)]
         first()
-        for stream, _ in zip(self.streams, others, strict=False):
-            current.wait_stream(stream)
+        for end in ends:
+            end()
+
+    def begin(self, replay: Replay, lane: int = 1) -> Replay:
+        """As :class:`Recorder` says: on a stream of the lane's own."""
+        stream = self.streams[lane - 1]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            replay()
+        return lambda: torch.cuda.current_stream().wait_stream(stream)
 
 
 @dataclass(eq=False)
@@ -101,13 +113,17 @@ class _Recorded:
     replay: Replay
     turn: int = 0
 
-    def __call__(self, inputs: Named) -> Named:
-        """Replay it on inputs; the results are overwritten by the next pass."""
+    def take(self, inputs: Named) -> None:
+        """Copy what is given to where it reads."""
         for name, x in inputs.items():
             if x is not self.inputs[name]:
                 self.inputs[name].copy_(x)
-        self.replay()
         self.turn += 1
+
+    def __call__(self, inputs: Named) -> Named:
+        """Replay it on inputs; the results are overwritten by the next pass."""
+        self.take(inputs)
+        self.replay()
         return self.outputs
 
 
@@ -150,6 +166,31 @@ class _Differentiable(_Recorded):
             self.recorder.beside([lane.back for lane in lanes])
             pulled += [lane.dz.to(torch.float32, copy=True) for lane in lanes]
         return pulled
+
+
+class _Repeated:
+    """See :meth:`Graphs.repeated`."""
+
+    def __init__(self, work: Callable[[list[Tensor]], list[Tensor]], recorder: Recorder) -> None:
+        self.work, self.recorder = work, recorder
+        self.calls = 0
+        self.recorded: _Recorded | None = None
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        self.calls += 1
+        named: Named = {k: x.detach() for k, x in enumerate(inputs)}
+        if self.calls == 2:
+            self.recorded = self._record({k: x.clone() for k, x in named.items()})
+        if self.recorded is None:
+            return self.work(inputs)
+        return [x.clone() for x in self.recorded(named).values()]
+
+    def _record(self, at: Named) -> _Recorded | None:
+        try:
+            results, replay = self.recorder.record(lambda: self.work(list(at.values())))
+        except RuntimeError:  # of CUDA, which allows some things only while nothing is recorded
+            return None
+        return _Recorded(at, dict(enumerate(results)), replay)
 
 
 class Graphs:
@@ -217,17 +258,33 @@ class Graphs:
         found = {layer: x.clone() for (kind, layer), x in out.items() if kind == "features"}
         return Pass(self.model.noise(out["eps", 0], z, t).clone(), kept, found)
 
-    def tap(
-        self, layers: Iterable[int], z: Tensor, t: int, cond: Cond
-    ) -> tuple[dict[int, Tensor], Callable[[Sequence[Slopes]], list[Tensor]]]:
-        """See :func:`dragonkit.taps.tap`; with what pulls slopes of those features back to z, several at once."""
+    def tap(self, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> Callable[[], Tap]:
+        """See :func:`dragonkit.taps.tap`; begun now, and ended by calling the result, before any other tap.
+
+        That gives the features, and what pulls slopes of them back to z, several energies' at once.
+        """
         layers = tuple(sorted(set(layers)))
         inputs = self._inputs(z, t, cond)
         with torch.no_grad():
             recorded = self._get(("tap", layers), inputs, lambda at: self._tapped(at, layers))
+            recorded.take(inputs)
         self._count()
-        found = dict(zip(layers, _Tapped.apply(z, recorded, inputs), strict=True))
-        return found, partial(recorded.pull, turn=recorded.turn)
+        wait = self.recorder.begin(recorded.replay)
+
+        def end() -> Tap:
+            wait()
+            with torch.enable_grad():
+                found = dict(zip(layers, _Tapped.apply(z, recorded), strict=True))
+            return found, partial(recorded.pull, turn=recorded.turn)
+
+        return end
+
+    def repeated(self, work: Callable[[list[Tensor]], list[Tensor]]) -> Callable[[list[Tensor]], list[Tensor]]:
+        """Work on tensors of the same shapes again and again: done the first time, then recorded, then replayed.
+
+        If it cannot be recorded, because it asks for a number, say, it is done every time.
+        """
+        return _Repeated(work, self.recorder)
 
     def _inputs(self, z: Tensor, t: int, cond: Cond) -> Named:
         when = torch.full((1,), t, dtype=torch.int64, device=z.device)  # made there: a copy from here would wait
@@ -286,7 +343,7 @@ class Graphs:
 
         with uncounted(unet):
             recorder.warm(both)
-            results, replay = recorder.record(forward)
+            results, replay = recorder.record(forward, 1)  # to be replayed beside the pass for the noise
         outputs = {("features", layer): x for layer, x in zip(layers, results, strict=True)}
         return _Differentiable(at, outputs, replay, widen=lane, recorder=recorder)
 
@@ -300,15 +357,14 @@ class _Tapped(torch.autograd.Function):
     """Features of a latent by a recorded pass, and back by its recorded gradient."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, recorded: _Differentiable, inputs: Named) -> tuple[Tensor, ...]:
-        found = tuple(x.clone() for x in recorded(inputs).values())
+    def forward(ctx: Any, z: Tensor, recorded: _Differentiable) -> tuple[Tensor, ...]:
         ctx.recorded, ctx.turn, ctx.dtype = recorded, recorded.turn, z.dtype
-        return found
+        return tuple(x.clone() for x in recorded.outputs.values())
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (dz,) = ctx.recorded.pull([grads], ctx.turn)
-        return dz.to(ctx.dtype), None, None
+        return dz.to(ctx.dtype), None
 
 
 def _cond(at: Named) -> Cond:

@@ -156,11 +156,21 @@ def _unit(slopes: Slopes) -> Tensor:
 
 def separate(model: Model, z: Tensor, t: int, cond: Cond, layers: Iterable[int]) -> Watched:
     """F_gen at (z, t) by a pass of its own, ended after the last tapped layer."""
+    return begun(model, z, t, cond, layers)()
+
+
+def begun(model: Model, z: Tensor, t: int, cond: Cond, layers: Iterable[int]) -> Callable[[], Watched]:
+    """:func:`separate`, begun where a GPU can compute it beside what comes next; call the result to wait for it."""
     leaf = z.detach().requires_grad_()
-    with torch.enable_grad():
-        if model.graphs is not None and model.graphs.usable():
-            return Watched(leaf, *model.graphs.tap(layers, leaf, t, cond))
-        return Watched(leaf, tap(model.unet, layers, leaf, t, cond))
+    if model.graphs is not None and model.graphs.usable():
+        found = model.graphs.tap(layers, leaf, t, cond)
+        return lambda: Watched(leaf, *found())
+
+    def watched() -> Watched:
+        with torch.enable_grad():
+            return Watched(leaf, tap(model.unet, layers, leaf, t, cond))
+
+    return watched
 
 
 def joint(

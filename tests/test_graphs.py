@@ -1,12 +1,13 @@
 """Recorded passes give what evaluated ones give. The recorder here is a stand-in that needs no GPU and is meaner."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
 from dragonkit.editor import edit
-from dragonkit.edits import Appearance, Drag, Move, Paste, Resize
+from dragonkit.edits import Appearance, Drag, Move, Paste, Resize, Several
 from dragonkit.errors import InputError
 from dragonkit.graphs import Graphs, uncounted
 from dragonkit.guidance import PRESETS, Guidance
@@ -45,6 +46,9 @@ class Again:
 
     def beside(self, replays):
         self.again(*(pair for replay in replays for pair in replay.args))
+
+    def begin(self, replay):
+        return replay  # as late as can be
 
     def again(self, *pairs):
         with uncounted(self.unet):
@@ -95,9 +99,42 @@ def test_a_second_edit_records_nothing_new(replayed):
     both(replayed, MOVE, w)
     before = replayed.graphs.recorder.recordings
     first = both(replayed, Move(MASK, by=(-4, 12)), w.replace(energy=2.0))
-    assert replayed.graphs.recorder.recordings == before and torch.equal(*(r.latent for r in first))
+    assert replayed.graphs.recorder.recordings == before + 1  # the energy's, which is each edit's own
+    assert torch.equal(*(r.latent for r in first))
     both(replayed, Move(MASK, by=(-4, 12)), w.replace(layers=(3,)))
     assert replayed.graphs.recorder.recordings > before
+
+
+class Counting(Move):
+    """A user's own terms, weaker from call to call."""
+
+    calls = 0
+
+    def terms(self, f, m, w):
+        Counting.calls += 1
+        for term in super().terms(f, m, w):
+            yield replace(term, value=term.value / Counting.calls)
+
+
+def test_terms_of_ones_own_are_asked_at_every_step(replayed):
+    w, results = Guidance.preset("iclr").replace(steps=4), []
+    assert MOVE.recordable and Several([MOVE, MOVE]).recordable
+    assert not Counting(MASK).recordable and not Several([MOVE, Counting(MASK)]).recordable
+    for model in (tiny_model(), replayed):
+        Counting.calls = 0
+        results.append(edit(model, picture(64, 96), Counting(MASK, by=(9, 9)), "a ball", guidance=w, progress=False))
+        assert Counting.calls == 2 * 2
+    assert torch.equal(*(r.latent for r in results))
+
+
+def test_work_that_cannot_be_recorded_is_done_every_time(replayed):
+    class Refusing(Again):
+        def record(self, work, lane=0):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    double = Graphs(replayed, Refusing(replayed)).repeated(lambda xs: [2 * x for x in xs])
+    for k in range(4):
+        assert double([torch.full((2,), float(k))])[0].tolist() == [2.0 * k] * 2
 
 
 def test_other_inverters_and_what_they_keep_are_the_same(replayed):

@@ -143,6 +143,12 @@ class Recording:
     def clear(self) -> None:
         self.cleared += 1
 
+    def look(self) -> None:
+        pass
+
+    def repeated(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        return work
+
 
 def test_recorded_passes_are_forgotten_for_low_memory_and_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     model, graphs = roomy(), Recording()

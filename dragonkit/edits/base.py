@@ -131,6 +131,15 @@ class Edit(ABC):
         """The other images that the edit draws on; the default has none."""
         return ()
 
+    @property
+    def recordable(self) -> bool:
+        """Whether :meth:`terms` does at every step the same with other numbers, and asks nothing of them.
+
+        Then a GPU may replay what it did (:mod:`dragonkit.graphs`). So it is of the kit's own edits; who writes terms
+        of their own, and has them neither count steps nor read numbers off the device, may say so, too.
+        """
+        return type(self).terms.__module__.startswith("dragonkit.edits.")
+
     def regions(self, frame: Frame) -> Regions:
         """The edit's regions on an image's grids; the default has none. Called before any model runs.
 

@@ -57,6 +57,11 @@ class Several(Edit):
         """Those of all edits, in order."""
         return tuple(r for e in self.edits for r in e.references)
 
+    @property
+    def recordable(self) -> bool:
+        """If all of them are."""
+        return all(e.recordable for e in self.edits)
+
     def regions(self, frame: Frame) -> Regions:
         """The edits' own regions; what stays and what is vacated gives way to the other edits.
 

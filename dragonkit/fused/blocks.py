@@ -96,11 +96,31 @@ class Gate(GEGLU):
         return Gated.apply(self.proj(hidden_states))
 
 
+class Convolved(torch.autograd.Function):
+    """A convolution whose weights stay as they are: its input, which PyTorch would keep, is not needed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: list[int], padding: list[int]) -> Tensor:
+        """``x`` is (B, C, h, w)."""
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
+        return F.conv2d(x, weight, None, stride, padding)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+        """∂L/∂x, from the weights alone."""
+        (weight,) = ctx.saved_tensors
+        x = torch.empty(ctx.shape, dtype=dy.dtype, device=dy.device, memory_format=torch.channels_last)
+        rest = (None, ctx.stride, ctx.padding, [1, 1], False, [0, 0], 1, [True, False, False])
+        return torch.ops.aten.convolution_backward(dy, x, weight, *rest)[0], None, None, None
+
+
 def _unbiased(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A convolution without its bias; one of 1x1 is a matrix product."""
     if conv.kernel_size == (1, 1):
         return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1)).permute(0, 3, 1, 2)
-    return F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return Convolved.apply(x, conv.weight, list(conv.stride), list(conv.padding))
 
 
 def fuse(network: Any) -> None:
@@ -135,5 +155,6 @@ def _plain(block: ResnetBlock2D) -> bool:
         and not block.skip_time_act
         and block.output_scale_factor == 1
         and block.dropout.p == 0
-        and all(type(conv) is nn.Conv2d and conv.bias is not None for conv in convs)
+        and all(type(conv) is nn.Conv2d and conv.bias is not None and conv.groups == 1 for conv in convs)
+        and all(conv.dilation == (1, 1) and isinstance(conv.padding, tuple) for conv in convs)
     )

@@ -50,6 +50,11 @@ class Abreast(Edit):
         """Those of all edits, in order."""
         return tuple(r for e in self.edits for r in e.references)
 
+    @property
+    def recordable(self) -> bool:
+        """If all of them are."""
+        return all(e.recordable for e in self.edits)
+
     def regions(self, frame: Frame) -> Regions:
         """Each edit's own regions.
 

@@ -150,6 +150,7 @@ def edit_together(
             parts: list[Any] = apart(step, len(wishes))
             for kept, part in zip(traces, parts, strict=True):
                 kept.add(part)
+        path = replace(path, tokens={}, features={}, references=())  # room for the autoencoder
         images = [decoded(z) for z in step.z.split(1)]
         for k, (wish, places) in enumerate((wish, wish.edit.places(frame)) for wish in wishes):
             if w.preserve and places:
