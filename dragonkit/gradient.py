@@ -32,13 +32,10 @@ class Gradient:
     """
 
     def __init__(self, model: Model, path: Path, edit: Edit, m: Regions, w: Guidance) -> None:
-        self.model, self.path, self.edit, self.m, self.w = model, path, edit, m, w
-        self._layers = sorted(w.layers)
-        self._grids = [frame_of(model, branch).grid for branch in (path, path, *path.references)]
-        self._terms: list[Term] = []
-        self._masks: list[Tensor | None] = []
-        repeats = model.graphs is not None and edit.recordable
-        self._compute = model.graphs.repeated(self._slopes) if repeats and model.graphs else self._slopes
+        self.model, self.path, self.w = model, path, w
+        self._slopes = _Slopes(edit, m, w, [frame_of(model, branch).grid for branch in (path, path, *path.references)])
+        recorded = model.graphs is not None and edit.recordable
+        self._compute = model.graphs.repeated(self._slopes) if recorded and model.graphs else self._slopes
 
     def __call__(self, at: Watched, i: int) -> tuple[list[Term], Tensor | None]:
         """The terms at step i and ∂L/∂z, float32 (B, C, h, w); None if there are no terms.
@@ -49,36 +46,54 @@ class Gradient:
         """
         live = self.w.reference == "live"
         branches = [p.features_at(self.model, i, self.w.layers, live=live) for p in (self.path, *self.path.references)]
-        found = self._compute([x[layer] for x in (at.features, *branches) for layer in self._layers])
-        terms = [replace(term, value=x) for term, x in zip(self._terms, found, strict=False)]
+        layers = self._slopes.layers
+        found = self._compute([x[layer] for x in (at.features, *branches) for layer in layers])
+        terms = [replace(term, value=x) for term, x in zip(self._slopes.terms, found, strict=False)]
         if not terms:
             return [], None
-        slopes, each = found[len(terms) :], len(self._layers)
-        pulled = at.pull([slopes[k : k + each] for k in range(0, len(slopes), each)])
-        return terms, joined(pulled, self._masks)
+        slopes = found[len(terms) :]
+        pulled = at.pull([slopes[k : k + len(layers)] for k in range(0, len(slopes), len(layers))])
+        return terms, joined(pulled, self._slopes.masks)
+
+
+class _Slopes:
+    """What of the gradient may be recorded: a function of tensors alone.
+
+    Attributes:
+        layers: whose features are compared, rising.
+        terms: those of the last evaluation.
+        masks: where each part of them acts.
+    """
+
+    def __init__(self, edit: Edit, m: Regions, w: Guidance, grids: list[tuple[int, int]]) -> None:
+        self.edit, self.m, self.w, self.grids = edit, m, w, grids
+        self.layers = sorted(w.layers)
+        self.terms: list[Term] = []
+        self.masks: list[Tensor | None] = []
 
     @torch.enable_grad()
-    def _slopes(self, features: list[Tensor]) -> list[Tensor]:
-        """The terms' values, then ∂L/∂F_gen of every part; from each branch's features of each layer in turn.
+    def __call__(self, features: list[Tensor]) -> list[Tensor]:
+        """The terms' values, then ∂L/∂F_gen of every part, layer by layer.
 
-        Nothing but tensors go in and come out, so that it can be recorded; what else there is to know of the terms,
-        their names and where they act, is the same at every step.
+        Args:
+            features: of the generation branch, the guidance branch and the references, one after the other, each of
+                every layer.
         """
-        count, w = len(self._layers), self.w
+        count, w = len(self.layers), self.w
         gen = [x.detach().requires_grad_() for x in features[:count]]
         rows = [gen, *(features[k : k + count] for k in range(count, len(features), count))]
 
         def branches(layer: int) -> Branches:
-            k = self._layers.index(layer)
-            own, gud, *refs = (_on_grid(row[k], grid) for row, grid in zip(rows, self._grids, strict=True))
+            k = self.layers.index(layer)
+            own, gud, *refs = (_on_grid(row[k], grid) for row, grid in zip(rows, self.grids, strict=True))
             return Branches(own, gud, tuple(refs), layer)
 
         by_layer = zip(w.layer_weights, w.layers, strict=True)
         terms = total((weight, self.edit.terms(branches(layer), self.m, w)) for weight, layer in by_layer if weight)
         parts = parts_of(terms, self.m.target if w.regional else None)
-        self._terms = [replace(term, value=term.value.detach()) for term in terms]
-        self._masks = [mask for _, mask in parts]
-        return [*(term.value for term in self._terms), *(x for slopes in slopes_of(parts, gen) for x in slopes)]
+        self.terms = [replace(term, value=term.value.detach()) for term in terms]
+        self.masks = [mask for _, mask in parts]
+        return [*(term.value for term in self.terms), *(x for slopes in slopes_of(parts, gen) for x in slopes)]
 
 
 def _on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:

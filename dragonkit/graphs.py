@@ -63,21 +63,29 @@ class CUDA:
     def __init__(self) -> None:
         self.pools = [torch.cuda.graph_pool_handle() for _ in range(LANES)]
         self.streams = [torch.cuda.Stream() for _ in range(1, LANES)]
+        self.aside = torch.cuda.Stream()  # the same each time, for a pool's memory is used again on its own stream only
 
     def warm(self, work: Callable[[], Any]) -> None:
-        """Twice, on a stream of its own, as PyTorch asks."""
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        """Twice, on a stream of its own, as PyTorch asks; the memory that this took is given back."""
+        self.aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.aside):
             for _ in range(2):
                 work()
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(self.aside)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
 
     def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
-        """As :class:`Recorder` says."""
+        """As :class:`Recorder` says. Not by ``torch.cuda.graph``, which tidies up each time for as long as a step."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pools[lane]):
-            results = work()
+        self.aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.aside):
+            graph.capture_begin(pool=self.pools[lane])
+            try:
+                results = work()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self.aside)
         return results, graph.replay
 
     def beside(self, replays: Sequence[Replay]) -> None:

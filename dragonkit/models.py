@@ -239,6 +239,7 @@ def load(
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
     graphs: bool | None = None,
+    plain: bool = False,
 ) -> Model:
     """Load a model; only safetensors, no code from the model's folder, no network unless the hub is named.
 
@@ -263,6 +264,7 @@ def load(
             the file does not hold; default the local cache's, if it has one.
         graphs: record the denoiser's passes as CUDA graphs and replay them, which takes some memory and, at the first
             edit of each size, some seconds; see :mod:`dragonkit.graphs`. Default on a CUDA device, and only there.
+        plain: leave weights and blocks as diffusers has them, and record nothing: slower, to compare with.
 
     Raises:
         InputError: nothing of that name, or its weights are missing, truncated, not finite or of a model that an edit
@@ -274,6 +276,8 @@ def load(
     dtype = dtype_of(dtype, place)
     if graphs and place.type != "cuda":
         raise InputError(f"graphs is True, but the device is {place}: they are a CUDA device's, leave graphs out")
+    if graphs and plain:
+        raise InputError("graphs and plain are both True: a plain model records nothing, leave one out")
     card = card_of(str(name))
     parts = read_any(card.source, CARDS, place, dtype, config=config, tokenizer=tokenizer)
     if vae is not None:
@@ -286,8 +290,9 @@ def load(
         part.to(place)
     if lora is not None:
         model.load_lora(lora)
-    lay_out(model.unet, model.vae)
-    if place.type == "cuda" if graphs is None else graphs:
+    if not plain:
+        lay_out(model.unet, model.vae)
+    if (place.type == "cuda" and not plain) if graphs is None else graphs:
         from dragonkit.graphs import Graphs
 
         model.graphs = Graphs(model)

@@ -1,22 +1,26 @@
 """Recorded passes give what evaluated ones give. The recorder here is a stand-in that needs no GPU and is meaner."""
 
+import gc
+import weakref
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
+from dragonkit import editor
 from dragonkit.editor import edit
 from dragonkit.edits import Appearance, Drag, Move, Paste, Resize, Several
 from dragonkit.errors import InputError
-from dragonkit.graphs import Graphs, uncounted
+from dragonkit.graphs import CUDA, Graphs, uncounted
 from dragonkit.guidance import PRESETS, Guidance
 from dragonkit.inversion import fixed_point_invert
+from dragonkit.loading.place import lay_out
 from dragonkit.models import load
 from dragonkit.passes import evaluate, separate
 from dragonkit.taps import tap
 from dragonkit.trace import Record
-from tests.tiny import box, fresh_model, picture, tiny_model
+from tests.tiny import box, fresh_model, picture
 
 MASK = box(64, 96, 8, 8, 32, 40)
 MOVE = Move(MASK, by=(24, 16))
@@ -63,16 +67,43 @@ class Again:
                 there.copy_(x)
 
 
-@pytest.fixture(scope="module")
-def replayed():
+class Counted(CUDA):
+    """The recorder itself, where there is a GPU."""
+
+    recordings = 0
+
+    def record(self, work, lane=0):
+        self.recordings += 1
+        return super().record(work, lane)
+
+
+def on(device):
     model = fresh_model()
-    model.graphs = Graphs(model, Again(model))
+    for part in model.parts.values():
+        part.to(device)
+    lay_out(model.unet, model.vae)
+    return model
+
+
+@pytest.fixture(scope="module", params=["cpu", *(f"cuda:{k}" for k in range(min(torch.cuda.device_count(), 1)))])
+def replayed(request):
+    model = on(request.param)
+    model.graphs = Graphs(model, Again(model) if request.param == "cpu" else Counted())
     return model
 
 
 def both(replayed, task, w, **options):
-    models = tiny_model(), replayed
+    models = on(replayed.device), replayed
     return [edit(m, picture(64, 96), task, "a ball", guidance=w, progress=False, **options) for m in models]
+
+
+def same(a, b):
+    """Bit for bit; on a GPU, where recorded passes are fused, as near as float32 (TF32 in convolutions) allows."""
+    return torch.equal(a, b) if not torch.cuda.is_available() else (a - b).norm() <= 0.02 * b.norm()
+
+
+def recordings(model):
+    return model.graphs.recorder.recordings
 
 
 CASES = [(preset, MOVE) for preset in PRESETS] + [("iclr", task) for task in EDITS[1:]]
@@ -82,27 +113,27 @@ CASES = [(preset, MOVE) for preset in PRESETS] + [("iclr", task) for task in EDI
 def test_an_edit_is_the_same_bit_for_bit(replayed, preset, task):
     w = Guidance.preset(preset, task.kind).replace(steps=4)
     plain, recorded = both(replayed, task, w, trace=True)
-    assert torch.equal(plain.latent, recorded.latent) and torch.equal(plain.tensor, recorded.tensor)
+    assert same(plain.latent, recorded.latent) and same(plain.tensor, recorded.tensor)
     assert plain.nfe == recorded.nfe
-    assert all(torch.equal(a, b) for a, b in zip(plain.trace.grads, recorded.trace.grads, strict=True) if a is not None)
+    assert all(same(a, b) for a, b in zip(plain.trace.grads, recorded.trace.grads, strict=True) if a is not None)
     assert 2 <= len(replayed.graphs) <= replayed.graphs.most
 
 
 @pytest.mark.parametrize("change", [{"attention_mode": "concat"}, {"regional": True}, {"reference": "live"}])
 def test_so_it_is_with_other_guidance(replayed, change):
     plain, recorded = both(replayed, MOVE, Guidance.preset("iclr").replace(steps=4, **change))
-    assert torch.equal(plain.latent, recorded.latent) and plain.nfe == recorded.nfe
+    assert same(plain.latent, recorded.latent) and plain.nfe == recorded.nfe
 
 
 def test_a_second_edit_records_nothing_new(replayed):
     w = Guidance.preset("iclr").replace(steps=3, attention_mode="replace")
     both(replayed, MOVE, w)
-    before = replayed.graphs.recorder.recordings
+    before = recordings(replayed)
     first = both(replayed, Move(MASK, by=(-4, 12)), w.replace(energy=2.0))
-    assert replayed.graphs.recorder.recordings == before + 1  # the energy's, which is each edit's own
-    assert torch.equal(*(r.latent for r in first))
+    assert recordings(replayed) == before + 1  # the energy's, which is each edit's own
+    assert same(*(r.latent for r in first))
     both(replayed, Move(MASK, by=(-4, 12)), w.replace(layers=(3,)))
-    assert replayed.graphs.recorder.recordings > before
+    assert recordings(replayed) > before
 
 
 class Counting(Move):
@@ -120,11 +151,11 @@ def test_terms_of_ones_own_are_asked_at_every_step(replayed):
     w, results = Guidance.preset("iclr").replace(steps=4), []
     assert MOVE.recordable and Several([MOVE, MOVE]).recordable
     assert not Counting(MASK).recordable and not Several([MOVE, Counting(MASK)]).recordable
-    for model in (tiny_model(), replayed):
+    for model in (on(replayed.device), replayed):
         Counting.calls = 0
         results.append(edit(model, picture(64, 96), Counting(MASK, by=(9, 9)), "a ball", guidance=w, progress=False))
         assert Counting.calls == 2 * 2
-    assert torch.equal(*(r.latent for r in results))
+    assert same(*(r.latent for r in results))
 
 
 def test_work_that_cannot_be_recorded_is_done_every_time(replayed):
@@ -140,7 +171,7 @@ def test_work_that_cannot_be_recorded_is_done_every_time(replayed):
 def test_other_inverters_and_what_they_keep_are_the_same(replayed):
     w = Guidance.preset("iclr").replace(steps=3)
     plain, recorded = both(replayed, MOVE, w, invert=fixed_point_invert)
-    assert torch.equal(plain.latent, recorded.latent) and plain.nfe == recorded.nfe
+    assert same(plain.latent, recorded.latent) and plain.nfe == recorded.nfe
 
 
 def test_who_listens_inside_the_denoiser_is_heard(replayed):
@@ -151,34 +182,35 @@ def test_who_listens_inside_the_denoiser_is_heard(replayed):
         plain, recorded = both(replayed, MOVE, w)
     finally:
         handle.remove()
-    assert torch.equal(plain.latent, recorded.latent) and len(heard) == recorded.nfe
+    assert same(plain.latent, recorded.latent) and len(heard) == recorded.nfe
     record = Record(attention=True, features=(2,))
     plain, recorded = both(replayed, MOVE, w, trace=record)
     for a, b in zip(plain.trace.features, recorded.trace.features, strict=True):
-        assert torch.equal(a[2], b[2])
+        assert same(a[2], b[2])
     for a, b in zip(plain.trace.attention, recorded.trace.attention, strict=True):
-        assert a.keys() == b.keys() and all(torch.equal(a[k].weights, b[k].weights) for k in a)
+        assert a.keys() == b.keys() and all(same(a[k].weights, b[k].weights) for k in a)
 
 
 def test_the_gradient_goes_back_twice_and_features_survive_the_next_pass(replayed):
-    z, cond = torch.randn(1, 4, 8, 8), replayed.embed("a ball")
+    z, cond = torch.randn(1, 4, 8, 8, device=replayed.device), replayed.embed("a ball")
     at, leaf = separate(replayed, z, 500, cond, (3, 2)), z.clone().requires_grad_()
     plain = tap(replayed.unet, (2, 3), leaf, 500, cond)
-    assert list(at.features) == [2, 3] and all(torch.equal(at.features[k], plain[k]) for k in plain)
-    evaluate(replayed, torch.randn(1, 4, 8, 8), 100, cond, layers=(2,))
+    assert list(at.features) == [2, 3] and all(same(at.features[k], plain[k]) for k in plain)
+    evaluate(replayed, torch.randn_like(z), 100, cond, layers=(2,))
     slopes = [[2 * at.features[2], 0 * at.features[3]], [0 * at.features[2], at.features[3].cos()], []]
     slopes[2] = [a + b for a, b in zip(*slopes[:2], strict=True)]
     energies = plain[2].square().sum(), plain[3].sin().sum(), plain[2].square().sum() + plain[3].sin().sum()
     for ours, L in zip(at.pull(slopes), energies, strict=True):
-        torch.testing.assert_close(ours, torch.autograd.grad(L, leaf, retain_graph=True)[0], rtol=1e-5, atol=1e-6)
+        theirs = torch.autograd.grad(L, leaf, retain_graph=True)[0]
+        assert (ours - theirs).norm() <= (1e-5 if ours.device.type == "cpu" else 0.02) * theirs.norm()
     for layer in (3, 2):
         (ours,) = torch.autograd.grad(at.tapped[layer].square().sum(), at.z, retain_graph=True)
         (theirs,) = torch.autograd.grad(plain[layer].square().sum(), leaf, retain_graph=True)
-        assert torch.equal(ours, theirs)
+        assert same(ours, theirs)
 
 
 def test_a_gradient_after_the_next_pass_is_refused(replayed):
-    z, cond = torch.randn(1, 4, 8, 8), replayed.embed("a ball")
+    z, cond = torch.randn(1, 4, 8, 8, device=replayed.device), replayed.embed("a ball")
     first, second = (separate(replayed, z, t, cond, (2, 3)) for t in (500, 400))
     slopes = [list(first.features.values())]
     with pytest.raises(RuntimeError, match="before the next one"):
@@ -211,3 +243,21 @@ def test_graphs_are_refused_where_there_is_no_such_device():
     with pytest.raises(InputError, match="graphs is True, but the device is cpu"):
         load("mini", device="cpu", graphs=True)
     assert load("mini", device="cpu").graphs is None
+
+
+def test_an_edit_leaves_nothing_behind(replayed, monkeypatch):
+    """No cycle holds the guidance branch, whose tokens fill a GPU, until Python comes to look for such."""
+    kept, made = [], editor.Gradient.__init__
+
+    def noting(self, model, path, *rest):
+        kept.extend(map(weakref.ref, (self, path)))
+        made(self, model, path, *rest)
+
+    monkeypatch.setattr(editor.Gradient, "__init__", noting)
+    gc.collect()
+    gc.disable()
+    try:
+        both(replayed, MOVE, Guidance.preset("iclr").replace(steps=4))
+        assert len(kept) == 4 and not any(ref() for ref in kept)
+    finally:
+        gc.enable()

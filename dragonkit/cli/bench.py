@@ -104,6 +104,16 @@ def _add_speed(measures: Any) -> None:
     speed.add_argument("--preset", default=None, help="guidance of both loops (default: the model's own)")
     speed.add_argument("--steps", type=int, default=50, help="their DDIM steps (default: 50)")
     speed.add_argument("--presets", nargs="*", default=None, help="timed beside them (default: mini, fast)")
+    speed.add_argument(
+        "--size",
+        type=int,
+        default=None,
+        metavar="PIXELS",
+        help=(
+            "side of one picture: seconds and memory alone, for a model of any weights (default for a name in -random:"
+            " the model's own; without it, scenes of 256 and their exact answers)"
+        ),
+    )
     speed.add_argument("--json", type=Path, required=True, metavar="FILE")
     speed.set_defaults(run=_bench_speed)
 
@@ -215,10 +225,24 @@ def _bench_speed(args: argparse.Namespace) -> None:
     from dragonkit.models import load
 
     check_file(args.json, ".json")
+    if args.size is not None or args.model.endswith("-random"):
+        _bench_card_speed(args)
+        return
     which = {name: getattr(args, name) for name in ("kind", "n", "repeats", "split", "preset", "steps", "presets")}
     check_speed(**which)
 
     scores = bench_speed(load(args.model), seed=args.seed, **which)
+    _write_json(args.json, scores)
+    print(table(scores))
+    print(f"wrote {args.json}")
+
+
+def _bench_card_speed(args: argparse.Namespace) -> None:
+    from dragonkit.evaluate.card_speed import bench_card_speed, check_card_speed, table
+
+    which = {name: getattr(args, name) for name in ("kind", "size", "repeats", "preset", "steps")}
+    check_card_speed(**which)
+    scores = bench_card_speed(args.model, seed=args.seed, **which)
     _write_json(args.json, scores)
     print(table(scores))
     print(f"wrote {args.json}")

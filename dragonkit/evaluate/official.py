@@ -5,7 +5,8 @@ result; they differ in what they evaluate again.
 
 - "official": as the method's own code is built. Inversion keeps what attention needs; the guidance features are
   evaluated at every guided step, then the generation features, each pass ending after the last tapped layer; the
-  gradients of the edit term and of the content terms are two backward passes.
+  gradients of the edit term and of the content terms are two backward passes. What attention needs waits in the host's
+  memory, where there is another: here the tokens, which are half of the keys and values that the original moves.
 - "uncached": nothing is kept but latents, as the paper draws it. The guidance branch is evaluated, whole, at every step
   that looks at it and yields tokens and features; the differentiated pass is whole too; two backward passes.
 """
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Literal
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +80,8 @@ def official_edit(
     guided = schedule.window(w.guided) if w.energy else range(0)
     attended = schedule.window(w.attention) if w.attention_mode != "off" else range(0)
     locked = schedule.window(w.lock_window) if w.lock else range(0)
-    keep = Keep(tokens=attended if shape == "official" else range(0))
+    host = partial(_OnHost, device=model.device) if model.device.type != "cpu" else dict
+    keep = Keep(tokens=attended if shape == "official" else range(0), store=host)
 
     with counted(model.unet) as count:
 
@@ -86,7 +90,7 @@ def official_edit(
             return ddim_invert(model, z0, model.embed(words, model.size_of(z0)), schedule, keep=keep)
 
         path = inverted(image, prompt, keep)
-        keep = keep if w.attention_mode == "mix" else Keep()
+        keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
         refs = [inverted(ref.image, ref.prompt, keep) for ref in edit.references]
         grids = [frame.like(*ref.image.shape[1:]).grid for ref in edit.references]
         cond = path.cond
@@ -113,6 +117,20 @@ def official_edit(
     if w.preserve and places:
         result = preserve(result, decoded(path.latents[len(schedule)]), image, *places, cell=model.factor)
     return Result(result, z, Trace(), count.evaluations, time.perf_counter() - began)
+
+
+class _OnHost(dict[int, Any]):
+    """Tensors by step and name, moved to the host when they are put in and back when they are asked for."""
+
+    def __init__(self, *, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def __setitem__(self, i: int, tensors: dict[Any, Tensor]) -> None:
+        super().__setitem__(i, {name: x.cpu() for name, x in tensors.items()})
+
+    def __getitem__(self, i: int) -> dict[Any, Tensor]:
+        return {name: x.to(self.device) for name, x in super().__getitem__(i).items()}
 
 
 class _Branch:

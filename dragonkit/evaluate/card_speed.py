@@ -1,0 +1,333 @@
+"""``bench speed --size``: seconds and memory of one edit at one size, on the hardware that a model is really used on.
+
+"official" is the loop of the method's own code (:func:`dragonkit.evaluate.official.official_edit`) on a model as
+diffusers has it. "eager" is :func:`dragonkit.edit` with every pass evaluated, "ours" the same with the passes recorded
+as CUDA graphs, as a model does on a GPU, and "low" with ``memory="low"``. All of them make the same edit, one after the
+other, each with the card to itself. Weights may be random: neither operations nor memory depend on them, and no picture
+is looked at. That ours computes what it should is measured on the way, pass by pass, against float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dragonkit.attention import looking, mixing
+from dragonkit.editor import edit, edit_steps
+from dragonkit.edits.base import Edit
+from dragonkit.errors import InputError
+from dragonkit.evaluate.baselines import BASELINES
+from dragonkit.evaluate.flops import Flops
+from dragonkit.evaluate.official import check_shape, official_edit
+from dragonkit.evaluate.report import made_with, tidy
+from dragonkit.generation import denoise
+from dragonkit.gradient import frame_of
+from dragonkit.graphs import Graphs
+from dragonkit.guidance import Guidance
+from dragonkit.inversion import Keep, ddim_invert
+from dragonkit.inversion.path import Path
+from dragonkit.loading.place import lay_out
+from dragonkit.memory import Memory
+from dragonkit.models import Model, load
+from dragonkit.passes import evaluate, separate
+from dragonkit.regions import as_image
+from dragonkit.schedule import Schedule
+from dragonkit.trace import Result
+from dragonkit.world import counterfactual
+
+NOMINAL = {"NVIDIA H200": {torch.float16: 989e12, torch.bfloat16: 989e12}}
+"""Dense operations a second that a card's maker states, by the card's name: NVIDIA's data sheet of the H200."""
+
+
+def check_card_speed(kind: str, size: int | None, repeats: int, preset: str | None, steps: int) -> None:
+    """Refuse a bench that cannot be run.
+
+    Raises:
+        InputError: an unknown kind or preset, a size below 64, fewer than one step or repetition.
+    """
+    for name, value, least in (("size", size, 64), ("repeats", repeats, 1)):
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}: give {least} or more")
+    if kind not in BASELINES:
+        raise InputError(f"unknown kind {kind!r}: choose from {', '.join(BASELINES)}")
+    check_shape(Guidance.preset(preset or "iclr", kind=kind).replace(steps=steps, one_pass=False))
+
+
+def bench_card_speed(
+    name: str,
+    size: int | None = None,
+    kind: str = "move",
+    repeats: int = 3,
+    seed: int = 0,
+    *,
+    preset: str | None = None,
+    steps: int = 50,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Time one edit in every way.
+
+    Args:
+        name: the model, see :func:`dragonkit.load`.
+        size: height and width of the picture, in pixels; the model's own height if None.
+        kind: of edit.
+        repeats: how often ours makes it, after a first time that counts apart; the slower ways do a third as often.
+        seed: the scene's.
+        preset: guidance; the model's own if None.
+        steps: DDIM steps.
+        progress: whether to show a bar.
+
+    Returns:
+        What the JSON file holds. For each variant ``seconds`` (median), ``times``, ``first_call_seconds`` (what the
+        first edit takes longer: libraries load, kernels are compiled, passes recorded; None where the first edit was
+        made to count), ``nfe``, ``flops``,
+        ``share_of_peak`` (of the matrix product measured, and of the maker's figure), ``peak_gb`` (10⁹ bytes allocated
+        at most, and reserved by the allocator; none on a CPU) and how many times faster than "official" it is. Then
+        ``stages``, seconds of "ours" with a wait after each; and ``equality``, see :func:`equality`.
+
+    Raises:
+        InputError: see :func:`check_card_speed`; or the model or the picture cannot be used.
+    """
+    check_card_speed(kind, size, repeats, preset, steps)
+    model = load(name, plain=True)
+    size = size or model.size[0]
+    case = counterfactual(kind, seed, split="train", size=size)
+    image, task, prompt = case.before.image, case.edit, case.prompt
+    w = Guidance.preset(preset or model.default_guidance, kind=kind).replace(steps=steps, one_pass=False)
+    rows: dict[str, dict[str, Any]] = {}
+    latents: dict[str, list[Tensor]] = {}
+
+    def ours(memory: Memory = "full") -> Result:
+        return edit(model, image, task, prompt, guidance=w, progress=False, memory=memory)
+
+    few, on_gpu = max(1, repeats // 3), model.device.type == "cuda"
+    with tqdm(total=repeats + 2 + (few + 1) * (3 if on_gpu else 2), disable=not progress) as bar:
+
+        def timed(variant: str, run: Callable[[], Result], times: int, count: bool) -> None:
+            bar.set_description(variant)
+            rows[variant], latents[variant] = _timed(run, times, count, model.device, bar.update)
+
+        timed("official", lambda: official_edit(model, image, task, prompt, w, "official"), few, True)
+        lay_out(model.unet, model.vae)  # from here on as load() gives it
+        model.graphs = Graphs(model) if on_gpu else None
+        timed("ours", ours, repeats, not on_gpu)
+        stages = _stages(model, image, task, prompt, w)
+        passes, edits = equality(model, image, task, prompt, w), dict[str, float]()
+        bar.update()
+        if model.graphs is not None:
+            model.graphs.clear()
+            model.graphs = None
+            timed("eager", ours, few, True)
+            rows["ours"]["flops"] = rows["eager"]["flops"]  # nobody sees what is replayed
+            first, again = latents["eager"]
+            edits = {"eager again": _apart(again, first), "recorded": _apart(latents["ours"][1], first)}
+        timed("low", lambda: ours("low"), few, False)
+        rows["low"]["flops"] = rows["ours"]["flops"]
+    card, peak = _card(model), _matrix_product(model)
+    nominal = NOMINAL.get(card, {}).get(model.dtype)
+    for row in rows.values():
+        rate = row["flops"] / row["seconds"]
+        row["share_of_peak"] = {
+            "measured": None if peak is None else rate / peak,
+            "nominal": None if nominal is None else rate / nominal,
+        }
+        row["times_faster"] = {"official": rows["official"]["seconds"] / row["seconds"]}
+    run = {
+        "model": model.name,
+        "kind": kind,
+        "preset": preset or model.default_guidance,
+        "steps": steps,
+        "size": [size, size],
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "repeats": repeats,
+        "seed": seed,
+        "command": f"python -m dragonkit bench speed --model {model.name} --kind {kind} --size {size} --steps {steps}"
+        f" --repeats {repeats} --seed {seed} --json FILE" + (f" --preset {preset}" if preset else ""),
+        "matrix_product_flops": peak,
+        "nominal_flops": nominal,
+    }
+    made = made_with() | {"hardware": card, "threads": torch.get_num_threads()}
+    order = [name for name in ("official", "eager", "ours", "low") if name in rows]
+    variants = {name: rows[name] for name in order}
+    return tidy(
+        {
+            "variants": variants,
+            "stages": stages,
+            "equality": {"passes": passes, "edits": edits},
+            "run": run,
+            "made_with": made,
+        }
+    )
+
+
+def equality(
+    model: Model, image: Tensor, task: Edit, prompt: str, w: Guidance, steps: Sequence[float] = (0.0, 0.2, 0.4, 0.6)
+) -> dict[str, dict[str, float]]:
+    """How far recorded and evaluated passes are from float32.
+
+    Args:
+        model: with or without ``graphs``.
+        image: (3, H, W) in [0, 1].
+        task: the edit.
+        prompt: what the image shows.
+        w: how.
+        steps: fractions of the run at which passes are compared.
+
+    Returns:
+        By kind of pass, ‖x - r‖ / ‖r‖ against the same pass in float32 without TF32, the largest over the steps, as
+        "eager" and "recorded": ε of the guidance branch ("inversion"), ε under classifier-free guidance with attention
+        rewired ("noise"), and a vector-Jacobian product of the features ("gradient").
+    """
+    graphs, model.graphs = model.graphs, None
+    z0 = model.encode(as_image(image)[None])
+    schedule, cond = Schedule(model, w.steps), model.embed(prompt, model.size_of(z0))
+    path = ddim_invert(model, z0, cond, schedule, keep=Keep.wanted(w, schedule))
+    exact = replace(model, unet=copy.deepcopy(model.unet).float(), graphs=None)
+    m = task.regions(frame_of(model, path))
+    mix, empty = mixing(task, m, w), path.unconditional(model, w.cfg)
+
+    def passes(model: Model, i: int, slopes: list[Tensor]) -> dict[str, Tensor]:
+        words, nothing = ({k: x.float() if model is exact else x for k, x in c.items()} for c in (cond, empty[i]))
+        z, t, layers = path.inputs[i], schedule.timesteps[i], tuple(sorted(w.layers))
+        look = looking(model, path, mix, i, w) if i in path.tokens else None
+        return {
+            "inversion": evaluate(model, z, t, words, tokens=True, layers=layers).eps,
+            "noise": denoise(model, z, t, words, nothing, w.cfg, look),
+            "gradient": separate(model, z, t, words, layers).pull([slopes])[0],
+        }
+
+    found: dict[str, dict[str, float]] = {}
+    for i in sorted({min(round(f * w.steps), w.steps - 1) for f in steps}):
+        features = path.features_at(model, i, tuple(sorted(w.layers)))
+        slopes = [x.float() / x.float().norm() for x in features.values()]  # any will do, the same for all
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            right = passes(exact, i, slopes)
+        for how, recorder in {"eager": None, **({"recorded": graphs} if graphs else {})}.items():
+            model.graphs = recorder
+            for kind, x in passes(model, i, slopes).items():
+                row = found.setdefault(kind, {})
+                row[how] = max(row.get(how, 0.0), _apart(x, right[kind]))
+    model.graphs = graphs
+    return found
+
+
+def _apart(x: Tensor, right: Tensor) -> float:
+    return ((x.double() - right.double()).norm() / right.double().norm()).item()
+
+
+def _timed(
+    run: Callable[[], Result], repeats: int, count: bool, device: torch.device, done: Callable[[], Any]
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """Seconds and memory of one way to edit, alone on the card; the latents of its first edit and its last."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    with Flops() if count else nullcontext() as flops:
+        first = last = run()
+    done()
+    times = []
+    for _ in range(repeats):
+        last = run()
+        times.append(last.seconds)
+        done()
+    peak, seconds = None, statistics.median(times)
+    if device.type == "cuda":
+        allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+        peak = {"allocated": allocated / 1e9, "reserved": reserved / 1e9}
+    row = {
+        "seconds": seconds,
+        "times": times,
+        "first_call_seconds": None if flops else first.seconds - seconds,
+        "nfe": first.nfe,
+        "flops": flops.total if flops else None,
+        "peak_gb": peak,
+    }
+    return row, [first.latent, last.latent]
+
+
+def _stages(model: Model, image: Tensor, task: Edit, prompt: str, w: Guidance) -> dict[str, float]:
+    """Where the time of an edit goes: seconds of each stage, with a wait for the device after it."""
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+
+    with stage("weights"):
+        model.check_weights()
+    with stage("encode"):
+        z0 = model.encode(as_image(image)[None])
+    with stage("prompts"):
+        cond = model.embed(prompt, model.size_of(z0))
+        model.embed("", model.size_of(z0))
+    schedule = Schedule(model, w.steps)
+    with stage("inversion"):
+        path: Path = ddim_invert(model, z0, cond, schedule, keep=Keep.wanted(w, schedule))
+    guided, run = schedule.window(w.guided), edit_steps(model, path, task, cond, w)
+    for i in range(w.steps):
+        with stage("guided steps" if i in guided else "other steps"):
+            z = next(run).z
+    with stage("decode"):
+        model.decode(z).cpu()
+    return seconds
+
+
+def _card(model: Model) -> str:
+    """What computes."""
+    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else made_with()["hardware"]
+
+
+def _matrix_product(model: Model, side: int = 8192, times: int = 20) -> float | None:
+    """Operations a second of a large matrix product of random numbers in the model's dtype; None on a CPU."""
+    if model.device.type != "cuda":
+        return None
+    a, b = (torch.randn(side, side, device=model.device, dtype=model.dtype) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(5):
+        a @ b
+    begin.record()
+    for _ in range(times):
+        a @ b
+    end.record()
+    end.synchronize()
+    return 2 * side**3 * times / (begin.elapsed_time(end) / 1e3)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as text."""
+    run, made, (height, width) = report["run"], report["made_with"], report["run"]["size"]
+    columns = ("s", 8), ("x official", 12), ("first s", 9), ("NFE", 6), ("TFLOP", 9), ("of peak", 9)
+    lines = [
+        f"{run['model']}, {width}x{height}, {run['dtype']}: {run['kind']}, preset {run['preset']}, {run['steps']} steps",
+        f"{made['hardware']}; median of {run['repeats']}; peak is a matrix product's; GB are 10^9 bytes",
+        " " * 10 + "".join(name.rjust(wide) for name, wide in (*columns, ("GB", 8), ("reserved", 10))),
+    ]
+    for name, row in report["variants"].items():
+        share, peak, first = row["share_of_peak"]["measured"], row["peak_gb"], row["first_call_seconds"]
+        lines.append(
+            f"{name:10}{row['seconds']:>8.2f}{row['times_faster']['official']:>12.2f}"
+            f"{'-' if first is None else format(first, '.1f'):>9}{row['nfe']:>6g}{row['flops'] / 1e12:>9.2f}"
+            f"{'-' if share is None else format(share, '.1%'):>9}"
+            + (f"{peak['allocated']:>8.2f}{peak['reserved']:>10.2f}" if peak else f"{'-':>8}{'-':>10}")
+        )
+    lines.append("seconds by stage: " + ", ".join(f"{k} {v:.3f}" for k, v in report["stages"].items()))
+    passes = report["equality"]["passes"].items()
+    off = (f"{kind} " + ", ".join(f"{how} {x:.1e}" for how, x in row.items()) for kind, row in passes)
+    lines.append("passes off float32: " + "; ".join(off))
+    if report["equality"]["edits"]:
+        lines.append("edits off eager: " + ", ".join(f"{k} {x:.1e}" for k, x in report["equality"]["edits"].items()))
+    return "\n".join(lines)
