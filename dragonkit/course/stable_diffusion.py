@@ -19,19 +19,15 @@ MEASURED = ("speed-sd15-512.json", "speed-sd15-768.json", "speed-sdxl-1024.json"
 """What ``python -m dragonkit bench speed`` wrote on a GPU, in ``data/bench``."""
 
 SYMPTOMS: dict[str, dict[str, Any]] = {
-    "A": dict(lock=False, preserve=False, attention_mode="off"),
-    "B": dict(w_contrast=0.0, w_inpaint=0.0),
+    "A": dict(w_contrast=0.0, w_inpaint=0.0),
+    "B": dict(lock=False, preserve=False, attention_mode="off"),
     "C": dict(energy=16.0, clip=0.0),
     "D": dict(energy=0.1, start="keep"),
 }
 """What is wrong with the guidance of each spoilt edit, on top of the preset ``fast``."""
 
-REMEDIES = {
-    "A": "hold the rest",
-    "B": "clear the old place",
-    "C": "push less",
-    "D": "push more",
-}
+REMEDIES = {"A": "clear the old place", "B": "hold the rest", "C": "push less", "D": "push more"}
+"""What helps each of them."""
 
 _NAMES = {
     "official": "the official loop's shape",
@@ -162,8 +158,8 @@ def check_remedies(answer: Mapping[str, str]) -> str:
     if not isinstance(answer, Mapping) or set(answer) != set(REMEDIES):
         raise Wrong(f"give a dict with the keys {', '.join(REMEDIES)}, each with a remedy")
     hints = {
-        "A": "look at what should have stayed as it was",
-        "B": "look at where it stood before: who tells the model that nothing shall be there?",
+        "A": "look at where it stood before: who tells the model that nothing shall be there?",
+        "B": "look at what should have stayed as it was",
         "C": "look at the colours: no photograph has them",
         "D": "compare with the picture before: what has changed?",
     }
