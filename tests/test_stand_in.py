@@ -60,7 +60,7 @@ def test_without_a_gpu_nothing_is_loaded_and_the_reader_is_told(capsys, monkeypa
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "There is no GPU here, so sd15, owner/name would take hours: tiny models instead."
     assert list(models) == list(stand_in.FAMILIES) and all(map(stand_in.is_tiny, models.values()))
-    assert all("random weights; its pictures mean nothing" in line for line in said[1:])
+    assert all("with random weights: its pictures mean nothing" in line for line in said[1:])
     mini = dk.load("mini", device="cpu").vae.state_dict()
     for model in models.values():
         assert all(torch.equal(x, mini[name]) for name, x in model.vae.state_dict().items())
@@ -75,7 +75,7 @@ def test_with_a_gpu_what_is_named_takes_the_place_of_its_family(capsys, monkeypa
     models = stand_in.models("a/two,folder,")
     assert models["sd21"] is given["a/two"] and models["sdxl"] is given["folder"] and models["sd15"].name == "tiny sd15"
     assert list(models) == list(stand_in.FAMILIES)
-    assert "sd21: tiny a/two, on cpu. tiny" in capsys.readouterr().out
+    assert "sd21: 'tiny a/two' on cpu, the published build" in capsys.readouterr().out
     with pytest.raises(InputError, match="'tiny a/two' and 'other' are both of sd21: name one of each"):
         stand_in.models("a/two,other")
     with pytest.raises(InputError, match="'mini' is no Stable Diffusion 1, 2 or XL"):

@@ -61,7 +61,7 @@ def tiny(family: str, seed: int = 0) -> Model:
         torch.manual_seed(seed)
         parts = {part: build(_narrow(config)) for part, config in configs.items() if part != "scheduler"}
     parts |= {part.replace("text_encoder", "tokenizer"): byte_tokenizer(77) for part in parts if "text" in part}
-    about = f"tiny: the published build at 1/{NARROWER} of its width, random weights; its pictures mean nothing"
+    about = f"the published build at 1/{NARROWER} of its width with random weights: its pictures mean nothing"
     card = Card(source="memory", about=about, licence="none", guidance=CARDS[family].guidance)
     return Model(name=f"tiny {family}", card=card, schedule_config=dict(configs["scheduler"]), **parts)
 
@@ -162,7 +162,7 @@ def models(named: str = "") -> dict[str, Model]:
         if family not in found:
             found[family] = tiny(family)
             found[family].vae = autoencoder.eval().requires_grad_(False)
-        print(f"{family}: {found[family].name}, on {found[family].device}. {found[family].card.about}")
+        print(f"{family}: {found[family].name!r} on {found[family].device}, {found[family].card.about}")
     return {family: found[family] for family in FAMILIES}
 
 
