@@ -198,23 +198,27 @@ def measured(folder: str | Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def speed_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Measurements as text: for each report a line that says what was run, and one for each way of running it."""
-    lines = []
+    """Measurements as text: for each report what was run and where, and a line for each way of running it.
+
+    "GB" is the peak of what torch had allocated, "use" the share of the card's arithmetic peak.
+    """
+    blocks = []
     for report in reports.values():
         run, rows = report["run"], report["variants"]
         height, width = run["size"]
-        lines.append(
-            f"{run['model']}, {width} x {height}, {run['dtype']}: {run['kind']}, {run['preset']}, {run['steps']} steps "
-            f"on {report['made_with']['hardware']}"
-        )
-        lines.append(f"{'':28}{'seconds':>9}{'times faster':>14}{'evaluations':>13}{'peak, GB':>10}")
+        lines = [
+            f"{run['model']}, {width} x {height}, {run['dtype']}: {run['kind']}, {run['preset']}, {run['steps']} steps",
+            f"on {report['made_with']['hardware']}",
+            f"{'':26}{'seconds':>9}{'faster':>9}{'evaluations':>13}{'GB':>7}{'use':>7}",
+        ]
         for name, row in rows.items():
-            faster = rows["official"]["seconds"] / row["seconds"] if "official" in rows else 1.0
+            faster = f"{rows['official']['seconds'] / row['seconds']:.1f}x" if "official" in rows else ""
+            use = row.get("share_of_peak")
             lines.append(
-                f"{_NAMES.get(name, name):28}{row['seconds']:>9.2f}{faster:>14.1f}{row['nfe']:>13g}"
-                f"{row['peak_gb']['allocated']:>10.1f}"
+                f"{_NAMES.get(name, name):26}{row['seconds']:>9.2f}{faster:>9}{row['nfe']:>13g}"
+                f"{row['peak_gb']['allocated']:>7.1f}{'' if use is None else f'{use:.0%}':>7}"
             )
         if first := rows.get("ours", {}).get("first_call_seconds"):
-            lines.append(f"{'the first call of ours':28}{first:>9.2f}")
-        lines.append("")
-    return "\n".join(lines[:-1])
+            lines.append(f"{'the first call of ours':26}{first:>9.2f}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
