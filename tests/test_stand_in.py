@@ -80,8 +80,9 @@ def test_with_a_gpu_what_is_named_takes_the_place_of_its_family(capsys, monkeypa
         stand_in.models("a/two,other")
     with pytest.raises(InputError, match="'mini' is no Stable Diffusion 1, 2 or XL"):
         stand_in.family_of(dk.load("mini", device="cpu"))
-    with pytest.raises(InputError, match="no family 'sd3': choose from sd15, sd21, sdxl"):
-        stand_in.tiny("sd3")
+    for make in (stand_in.tiny, stand_in.shape):
+        with pytest.raises(InputError, match="no family 'sd3': choose from sd15, sd21, sdxl"):
+            make("sd3")
 
 
 @pytest.mark.parametrize("size", [(400, 600), (451, 300), (64, 64)])

@@ -54,9 +54,7 @@ def tiny(family: str, seed: int = 0) -> Model:
     Raises:
         InputError: there is no such family.
     """
-    if family not in FAMILIES:
-        raise InputError(f"no family {family!r}: choose from {', '.join(FAMILIES)}")
-    configs = PUBLISHED[family]
+    configs = _published(family)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         parts = {part: build(_narrow(config)) for part, config in configs.items() if part != "scheduler"}
@@ -78,7 +76,11 @@ def shape(family: str) -> Model:
 
     Args:
         family: one of ``FAMILIES``.
+
+    Raises:
+        InputError: there is no such family.
     """
+    _published(family)
     return Model(name=family, card=CARDS[family], **random_parts(family, torch.device("meta"), torch.float16))
 
 
@@ -180,6 +182,13 @@ def fit(image: Any, model: Model) -> Image.Image:
     height, width = model.size
     scale = (height * width / (picture.height * picture.width)) ** 0.5
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+
+
+def _published(family: str) -> dict[str, Any]:
+    """A family's configurations, by part; raises an InputError if there is no such family."""
+    if family not in FAMILIES:
+        raise InputError(f"no family {family!r}: choose from {', '.join(FAMILIES)}")
+    return PUBLISHED[family]
 
 
 def _narrow(config: dict[str, Any]) -> dict[str, Any]:
