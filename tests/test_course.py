@@ -24,7 +24,8 @@ from dragonkit.errors import InputError
 from dragonkit.film import to_pil
 
 ROOT = Path(__file__).parents[1]
-TOPICS = sorted(m.name for m in pkgutil.iter_modules(dragonkit.course.__path__) if m.name not in ("exercise", "show"))
+SHARED = ("exercise", "show", "stand_in")  # the others are a notebook's exercises each
+TOPICS = sorted(m.name for m in pkgutil.iter_modules(dragonkit.course.__path__) if m.name not in SHARED)
 
 
 def exercises(module: ModuleType) -> dict[str, Any]:
