@@ -91,31 +91,21 @@ def total(per_layer: Iterable[tuple[float, Iterable[Term]]]) -> list[Term]:
     return list(terms.values())
 
 
-Part = tuple[list[Term], Tensor | None]
-"""Terms whose gradient acts together, and where: bool, over the latent's cells; None is everywhere."""
+def acting(target: Tensor | None) -> list[tuple[tuple[str, ...], Tensor | None]]:
+    """Regions of terms, and the cells where these terms' gradient acts: bool (h, w), or None for all."""
+    return [(("edit", "content"), None)] if target is None else [(("edit",), target), (("content",), ~target)]
 
 
-def parts_of(terms: list[Term], target: Tensor | None) -> list[Part]:
-    """One part of all terms, or if there is a target those of region "edit" inside it and the others outside."""
-    if target is None:
-        return [(terms, None)] if terms else []
-    inside, outside = ([t for t in terms if (t.region == "edit") is edits] for edits in (True, False))
-    return [(some, mask) for some, mask in ((inside, target), (outside, ~target)) if some]
-
-
-def slopes_of(parts: list[Part], features: Sequence[Tensor]) -> list[list[Tensor]]:
-    """∂L/∂F of each part's energy, float32, for every one of the features F, leaves that they were computed from."""
-    slopes = []
-    for some, _ in parts:
-        value = torch.stack([term.value for term in some]).sum()
-        slopes.append(list(torch.autograd.grad(value, features, retain_graph=True, materialize_grads=True)))
-    return slopes
+def slopes(terms: Sequence[Term], features: Sequence[Tensor]) -> list[Tensor]:
+    """∂L/∂F of the terms' sum L, float32, for every one of the features F, leaves that they were computed from."""
+    value = torch.stack([term.value for term in terms]).sum()
+    return list(torch.autograd.grad(value, features, retain_graph=True, materialize_grads=True))
 
 
 def joined(gradients: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
     """The gradient that each part's is where it acts."""
-    acting = [dz if mask is None else dz * mask for dz, mask in zip(gradients, masks, strict=True)]
-    return torch.stack(acting).sum(0)
+    parts = [dz if mask is None else dz * mask for dz, mask in zip(gradients, masks, strict=True)]
+    return torch.stack(parts).sum(0)
 
 
 def gradient(terms: list[Term], at: Watched, target: Tensor | None = None) -> Tensor:
@@ -130,8 +120,10 @@ def gradient(terms: list[Term], at: Watched, target: Tensor | None = None) -> Te
     Returns:
         Float32 (B, C, h, w).
     """
-    parts = parts_of(terms, target)
-    return joined(at.pull(slopes_of(parts, list(at.features.values()))), [mask for _, mask in parts])
+    parts = [([t for t in terms if t.region in regions], mask) for regions, mask in acting(target)]
+    parts = [(some, mask) for some, mask in parts if some]
+    found = list(at.features.values())
+    return joined(at.pull([slopes(some, found) for some, _ in parts]), [mask for _, mask in parts])
 
 
 def clipped(shift: Tensor, most: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dragonkit.edits.base import Branches, Edit, Regions
-from dragonkit.energy import Term, joined, parts_of, slopes_of, total
+from dragonkit.energy import Term, acting, joined, slopes, total
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Path
 from dragonkit.regions import Frame
@@ -51,8 +51,7 @@ class Gradient:
         terms = [replace(term, value=x) for term, x in zip(self._slopes.terms, found, strict=False)]
         if not terms:
             return [], None
-        slopes = found[len(terms) :]
-        pulled = at.pull([slopes[k : k + len(layers)] for k in range(0, len(slopes), len(layers))])
+        pulled = at.pull([found[k : k + len(layers)] for k in range(len(terms), len(found), len(layers))])
         return terms, joined(pulled, self._slopes.masks)
 
 
@@ -82,18 +81,24 @@ class _Slopes:
         count, w = len(self.layers), self.w
         gen = [x.detach().requires_grad_() for x in features[:count]]
         rows = [gen, *(features[k : k + count] for k in range(count, len(features), count))]
-
-        def branches(layer: int) -> Branches:
-            k = self.layers.index(layer)
+        weights = dict(zip(w.layers, w.layer_weights, strict=True))
+        parts = acting(self.m.target if w.regional else None)
+        terms: dict[int, list[Term]] = {}
+        found: dict[int, dict[int, Tensor]] = {}  # by part, then by layer
+        for k, layer in enumerate(self.layers):  # layer by layer, whose energies only add: less is held at once
+            if not weights[layer]:
+                continue
             own, gud, *refs = (_on_grid(row[k], grid) for row, grid in zip(rows, self.grids, strict=True))
-            return Branches(own, gud, tuple(refs), layer)
-
-        by_layer = zip(w.layer_weights, w.layers, strict=True)
-        terms = total((weight, self.edit.terms(branches(layer), self.m, w)) for weight, layer in by_layer if weight)
-        parts = parts_of(terms, self.m.target if w.regional else None)
-        self.terms = [replace(term, value=term.value.detach()) for term in terms]
-        self.masks = [mask for _, mask in parts]
-        return [*(term.value for term in self.terms), *(x for slopes in slopes_of(parts, gen) for x in slopes)]
+            here = total([(weights[layer], self.edit.terms(Branches(own, gud, tuple(refs), layer), self.m, w))])
+            for j, (regions, _) in enumerate(parts):
+                some = [term for term in here if term.region in regions]
+                if some:
+                    found.setdefault(j, {})[k] = slopes(some, [gen[k]])[0]
+            terms[layer] = [replace(term, value=term.value.detach()) for term in here]
+        self.terms = total((1.0, terms[layer]) for layer in w.layers if layer in terms)
+        self.masks = [parts[j][1] for j in found]
+        each = [by_layer.get(k, torch.zeros_like(x)) for by_layer in found.values() for k, x in enumerate(gen)]
+        return [*(term.value for term in self.terms), *each]
 
 
 def _on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -114,6 +114,7 @@ def _add_speed(measures: Any) -> None:
             " the model's own; without it, scenes of 256 and their exact answers)"
         ),
     )
+    speed.add_argument("--dtype", default=None, help="with --size: float16, bfloat16 or float32 (default: as load)")
     speed.add_argument("--json", type=Path, required=True, metavar="FILE")
     speed.set_defaults(run=_bench_speed)
 
@@ -239,10 +240,12 @@ def _bench_speed(args: argparse.Namespace) -> None:
 
 def _bench_card_speed(args: argparse.Namespace) -> None:
     from dragonkit.evaluate.card_speed import bench_card_speed, check_card_speed, table
+    from dragonkit.loading.place import dtype_named
 
     which = {name: getattr(args, name) for name in ("kind", "size", "repeats", "preset", "steps")}
     check_card_speed(**which)
-    scores = bench_card_speed(args.model, seed=args.seed, **which)
+    dtype = None if args.dtype is None else dtype_named(args.dtype)
+    scores = bench_card_speed(args.model, seed=args.seed, dtype=dtype, **which)
     _write_json(args.json, scores)
     print(table(scores))
     print(f"wrote {args.json}")

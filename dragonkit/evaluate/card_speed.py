@@ -14,7 +14,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +72,7 @@ def bench_card_speed(
     *,
     preset: str | None = None,
     steps: int = 50,
+    dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Time one edit in every way.
@@ -84,12 +85,12 @@ def bench_card_speed(
         seed: the scene's.
         preset: guidance; the model's own if None.
         steps: DDIM steps.
+        dtype: see :func:`dragonkit.load`.
         progress: whether to show a bar.
 
     Returns:
         What the JSON file holds. For each variant ``seconds`` (median), ``times``, ``first_call_seconds`` (what the
-        first edit takes longer: libraries load, kernels are compiled, passes recorded; None where the first edit was
-        made to count), ``nfe``, ``flops``,
+        first edit takes longer: libraries load, kernels are compiled, passes recorded), ``nfe``, ``flops``,
         ``share_of_peak`` (of the matrix product measured, and of the maker's figure), ``peak_gb`` (10⁹ bytes allocated
         at most, and reserved by the allocator; none on a CPU) and how many times faster than "official" it is. Then
         ``stages``, seconds of "ours" with a wait after each; and ``equality``, see :func:`equality`.
@@ -98,7 +99,7 @@ def bench_card_speed(
         InputError: see :func:`check_card_speed`; or the model or the picture cannot be used.
     """
     check_card_speed(kind, size, repeats, preset, steps)
-    model = load(name, plain=True)
+    model = load(name, plain=True, dtype=dtype)
     size = size or model.size[0]
     case = counterfactual(kind, seed, split="train", size=size)
     image, task, prompt = case.before.image, case.edit, case.prompt
@@ -112,26 +113,35 @@ def bench_card_speed(
     few, on_gpu = max(1, repeats // 3), model.device.type == "cuda"
     with tqdm(total=repeats + 2 + (few + 1) * (3 if on_gpu else 2), disable=not progress) as bar:
 
-        def timed(variant: str, run: Callable[[], Result], times: int, count: bool) -> None:
+        def timed(variant: str, run: Callable[[], Result], times: int) -> None:
             bar.set_description(variant)
-            rows[variant], latents[variant] = _timed(run, times, count, model.device, bar.update)
+            rows[variant], latents[variant] = _timed(run, times, model.device, bar.update)
 
-        timed("official", lambda: official_edit(model, image, task, prompt, w, "official"), few, True)
+        def official(w: Guidance = w) -> Result:
+            return official_edit(model, image, task, prompt, w, "official")
+
+        timed("official", official, few)
+        rows["official"]["flops"] = _flops(official, w)
         lay_out(model.unet, model.vae)  # from here on as load() gives it
         model.graphs = Graphs(model) if on_gpu else None
-        timed("ours", ours, repeats, not on_gpu)
+        timed("ours", ours, repeats)
         stages = _stages(model, image, task, prompt, w)
         passes, edits = equality(model, image, task, prompt, w), dict[str, float]()
         bar.update()
         if model.graphs is not None:
             model.graphs.clear()
             model.graphs = None
-            timed("eager", ours, few, True)
-            rows["ours"]["flops"] = rows["eager"]["flops"]  # nobody sees what is replayed
+            timed("eager", ours, few)
             first, again = latents["eager"]
-            edits = {"eager again": _apart(again, first), "recorded": _apart(latents["ours"][1], first)}
-        timed("low", lambda: ours("low"), few, False)
-        rows["low"]["flops"] = rows["ours"]["flops"]
+            one, other = latents["ours"]
+            edits = {
+                "eager, eager again": _apart(again, first),
+                "recorded, recorded again": _apart(other, one),
+                "recorded, eager": _apart(one, first),
+            }
+        timed("low", lambda: ours("low"), few)
+        count = _flops(lambda w: edit(model, image, task, prompt, guidance=w, progress=False), w)
+    rows = {name: {"flops": count} | row for name, row in rows.items()}
     card, peak = _card(model), _matrix_product(model)
     nominal = NOMINAL.get(card, {}).get(model.dtype)
     for row in rows.values():
@@ -225,21 +235,18 @@ def _apart(x: Tensor, right: Tensor) -> float:
 
 
 def _timed(
-    run: Callable[[], Result], repeats: int, count: bool, device: torch.device, done: Callable[[], Any]
+    run: Callable[[], Result], repeats: int, device: torch.device, done: Callable[[], Any]
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """Seconds and memory of one way to edit, alone on the card; the latents of its first edit and its last."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    with Flops() if count else nullcontext() as flops:
-        first = last = run()
-    done()
-    times = []
-    for _ in range(repeats):
-        last = run()
-        times.append(last.seconds)
+    results = []
+    for _ in range(repeats + 1):
+        results.append(run())
         done()
+    first, *times = [result.seconds for result in results]
     peak, seconds = None, statistics.median(times)
     if device.type == "cuda":
         allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
@@ -247,12 +254,24 @@ def _timed(
     row = {
         "seconds": seconds,
         "times": times,
-        "first_call_seconds": None if flops else first.seconds - seconds,
-        "nfe": first.nfe,
-        "flops": flops.total if flops else None,
+        "first_call_seconds": first - seconds,
+        "nfe": results[0].nfe,
         "peak_gb": peak,
     }
-    return row, [first.latent, last.latent]
+    return row, [results[0].latent, results[-1].latent]
+
+
+def _flops(run: Callable[[Guidance], Result], w: Guidance) -> int:
+    """Operations of an edit: counting slows it down, so two short ones are counted, and the rest is their difference.
+
+    That is exact where the windows end at multiples of a fifth or a tenth of the run; else it is near.
+    """
+    counts = []
+    for steps in (10, 20):
+        with Flops() as count:
+            run(w.replace(steps=steps))
+        counts.append(count.total)
+    return round(counts[0] + (counts[1] - counts[0]) * (w.steps - 10) / 10)
 
 
 def _stages(model: Model, image: Tensor, task: Edit, prompt: str, w: Guidance) -> dict[str, float]:
@@ -312,15 +331,15 @@ def table(report: dict[str, Any]) -> str:
     run, made, (height, width) = report["run"], report["made_with"], report["run"]["size"]
     columns = ("s", 8), ("x official", 12), ("first s", 9), ("NFE", 6), ("TFLOP", 9), ("of peak", 9)
     lines = [
-        f"{run['model']}, {width}x{height}, {run['dtype']}: {run['kind']}, preset {run['preset']}, {run['steps']} steps",
+        f"{run['model']}, {width}x{height}, {run['dtype']}; {run['kind']}, {run['preset']}, {run['steps']} steps",
         f"{made['hardware']}; median of {run['repeats']}; peak is a matrix product's; GB are 10^9 bytes",
         " " * 10 + "".join(name.rjust(wide) for name, wide in (*columns, ("GB", 8), ("reserved", 10))),
     ]
     for name, row in report["variants"].items():
-        share, peak, first = row["share_of_peak"]["measured"], row["peak_gb"], row["first_call_seconds"]
+        share, peak = row["share_of_peak"]["measured"], row["peak_gb"]
         lines.append(
             f"{name:10}{row['seconds']:>8.2f}{row['times_faster']['official']:>12.2f}"
-            f"{'-' if first is None else format(first, '.1f'):>9}{row['nfe']:>6g}{row['flops'] / 1e12:>9.2f}"
+            f"{row['first_call_seconds']:>9.1f}{row['nfe']:>6g}{row['flops'] / 1e12:>9.2f}"
             f"{'-' if share is None else format(share, '.1%'):>9}"
             + (f"{peak['allocated']:>8.2f}{peak['reserved']:>10.2f}" if peak else f"{'-':>8}{'-':>10}")
         )
@@ -329,5 +348,5 @@ def table(report: dict[str, Any]) -> str:
     off = (f"{kind} " + ", ".join(f"{how} {x:.1e}" for how, x in row.items()) for kind, row in passes)
     lines.append("passes off float32: " + "; ".join(off))
     if report["equality"]["edits"]:
-        lines.append("edits off eager: " + ", ".join(f"{k} {x:.1e}" for k, x in report["equality"]["edits"].items()))
+        lines.append("edits apart: " + "; ".join(f"{k} {x:.1e}" for k, x in report["equality"]["edits"].items()))
     return "\n".join(lines)

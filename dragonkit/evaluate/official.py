@@ -6,7 +6,7 @@ result; they differ in what they evaluate again.
 - "official": as the method's own code is built. Inversion keeps what attention needs; the guidance features are
   evaluated at every guided step, then the generation features, each pass ending after the last tapped layer; the
   gradients of the edit term and of the content terms are two backward passes. What attention needs waits in the host's
-  memory, where there is another: here the tokens, which are half of the keys and values that the original moves.
+  memory, where there is another.
 - "uncached": nothing is kept but latents, as the paper draws it. The guidance branch is evaluated, whole, at every step
   that looks at it and yields tokens and features; the differentiated pass is whole too; two backward passes.
 """
@@ -120,17 +120,21 @@ def official_edit(
 
 
 class _OnHost(dict[int, Any]):
-    """Tensors by step and name, moved to the host when they are put in and back when they are asked for."""
+    """Tokens by step and name, moved to the host when they are put in and back when they are asked for.
+
+    Twice each, for the original moves keys and values instead, and either of them is as large as the tokens.
+    """
 
     def __init__(self, *, device: torch.device) -> None:
         super().__init__()
         self.device = device
 
     def __setitem__(self, i: int, tensors: dict[Any, Tensor]) -> None:
-        super().__setitem__(i, {name: x.cpu() for name, x in tensors.items()})
+        super().__setitem__(i, {name: (x.cpu(), x.cpu()) for name, x in tensors.items()})
 
     def __getitem__(self, i: int) -> dict[Any, Tensor]:
-        return {name: x.to(self.device) for name, x in super().__getitem__(i).items()}
+        both = {name: [x.to(self.device) for x in pair] for name, pair in super().__getitem__(i).items()}
+        return {name: first for name, (first, _) in both.items()}
 
 
 class _Branch:

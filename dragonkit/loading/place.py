@@ -39,6 +39,18 @@ def dtype_of(dtype: Any, place: torch.device) -> torch.dtype:
     return dtype or (torch.float32 if place.type == "cpu" else torch.float16)
 
 
+def dtype_named(name: str) -> torch.dtype:
+    """The one of ``DTYPES`` of that name.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    names = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+    if name not in names:
+        raise InputError(f"dtype is {name!r}: choose from {', '.join(names)}")
+    return names[name]
+
+
 def lay_out(*parts: Any) -> None:
     """Lay the weights of convolutions as suits where they are: with channels last, on a CPU and on a GPU.
 
