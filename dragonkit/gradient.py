@@ -67,6 +67,7 @@ class _Slopes:
     def __init__(self, edit: Edit, m: Regions, w: Guidance, grids: list[tuple[int, int]]) -> None:
         self.edit, self.m, self.w, self.grids = edit, m, w, grids
         self.layers = sorted(w.layers)
+        self.parts = acting(m.target if w.regional else None)
         self.terms: list[Term] = []
         self.masks: list[Tensor | None] = []
 
@@ -82,7 +83,6 @@ class _Slopes:
         gen = [x.detach().requires_grad_() for x in features[:count]]
         rows = [gen, *(features[k : k + count] for k in range(count, len(features), count))]
         weights = dict(zip(w.layers, w.layer_weights, strict=True))
-        parts = acting(self.m.target if w.regional else None)
         terms: dict[int, list[Term]] = {}
         found: dict[int, dict[int, Tensor]] = {}  # by part, then by layer
         for k, layer in enumerate(self.layers):  # layer by layer, whose energies only add: less is held at once
@@ -90,13 +90,13 @@ class _Slopes:
                 continue
             own, gud, *refs = (_on_grid(row[k], grid) for row, grid in zip(rows, self.grids, strict=True))
             here = total([(weights[layer], self.edit.terms(Branches(own, gud, tuple(refs), layer), self.m, w))])
-            for j, (regions, _) in enumerate(parts):
+            for j, (regions, _) in enumerate(self.parts):
                 some = [term for term in here if term.region in regions]
                 if some:
                     found.setdefault(j, {})[k] = slopes(some, [gen[k]])[0]
             terms[layer] = [replace(term, value=term.value.detach()) for term in here]
         self.terms = total((1.0, terms[layer]) for layer in w.layers if layer in terms)
-        self.masks = [parts[j][1] for j in found]
+        self.masks = [self.parts[j][1] for j in found]
         each = [by_layer.get(k, torch.zeros_like(x)) for by_layer in found.values() for k, x in enumerate(gen)]
         return [*(term.value for term in self.terms), *each]
 

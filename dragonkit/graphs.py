@@ -58,35 +58,41 @@ class Recorder(Protocol):
 
 
 class CUDA:
-    """CUDA graphs. Those of one lane share a pool of memory: they run one after the other."""
+    """CUDA graphs of one device. Those of one lane share a pool of memory: they run one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        device: the model's, which need not be the current one: streams and kernels belong to the current device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.pools = [torch.cuda.graph_pool_handle() for _ in range(LANES)]
-        self.streams = [torch.cuda.Stream() for _ in range(1, LANES)]
-        self.aside = torch.cuda.Stream()  # the same each time, for a pool's memory is used again on its own stream only
+        self.streams = [torch.cuda.Stream(device) for _ in range(1, LANES)]
+        # The same each time: what a pool has given to a stream it gives again to that stream only.
+        self.aside = torch.cuda.Stream(device)
 
     def warm(self, work: Callable[[], Any]) -> None:
         """Twice, on a stream of its own, as PyTorch asks; the memory that this took is given back."""
-        self.aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.aside):
+        with self._on(self.aside):
             for _ in range(2):
                 work()
-        torch.cuda.current_stream().wait_stream(self.aside)
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
 
     def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
         """As :class:`Recorder` says. Not by ``torch.cuda.graph``, which tidies up each time for as long as a step."""
         graph = torch.cuda.CUDAGraph()
-        self.aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.aside):
+        with self._on(self.aside):
             graph.capture_begin(pool=self.pools[lane])
             try:
                 results = work()
             finally:
                 graph.capture_end()
-        torch.cuda.current_stream().wait_stream(self.aside)
-        return results, graph.replay
+        return results, partial(self._replay, graph)
+
+    def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
+        with torch.cuda.device(self.device):
+            graph.replay()
 
     def beside(self, replays: Sequence[Replay]) -> None:
         """As :class:`Recorder` says."""
@@ -99,10 +105,23 @@ class CUDA:
     def begin(self, replay: Replay, lane: int = 1) -> Replay:
         """As :class:`Recorder` says: on a stream of the lane's own."""
         stream = self.streams[lane - 1]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with self._after(stream):
             replay()
-        return lambda: torch.cuda.current_stream().wait_stream(stream)
+        return lambda: torch.cuda.current_stream(self.device).wait_stream(stream)
+
+    @contextmanager
+    def _after(self, stream: torch.cuda.Stream) -> Iterator[None]:
+        """On another stream, after what has been asked of the current one so far."""
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+            yield
+
+    @contextmanager
+    def _on(self, stream: torch.cuda.Stream) -> Iterator[None]:
+        """The same, and the current one goes on after it."""
+        with self._after(stream):
+            yield
+        torch.cuda.current_stream(self.device).wait_stream(stream)
 
 
 @dataclass(eq=False)
@@ -211,7 +230,7 @@ class Graphs:
     """
 
     def __init__(self, model: Model, recorder: Recorder | None = None, most: int = 16) -> None:
-        self.model, self.recorder, self.most = model, recorder or CUDA(), most
+        self.model, self.recorder, self.most = model, recorder or CUDA(model.device), most
         self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
         self._weights: list[Tensor] = []
         self._listening: list[Any] = []

@@ -85,10 +85,10 @@ def on(device):
     return model
 
 
-@pytest.fixture(scope="module", params=["cpu", *(f"cuda:{k}" for k in range(min(torch.cuda.device_count(), 1)))])
+@pytest.fixture(scope="module", params=["cpu", *(f"cuda:{k}" for k in range(min(torch.cuda.device_count(), 2)))])
 def replayed(request):
     model = on(request.param)
-    model.graphs = Graphs(model, Again(model) if request.param == "cpu" else Counted())
+    model.graphs = Graphs(model, Again(model) if request.param == "cpu" else Counted(model.device))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield model
 

@@ -264,14 +264,14 @@ def _timed(
 def _flops(run: Callable[[Guidance], Result], w: Guidance) -> int:
     """Operations of an edit: counting slows it down, so two short ones are counted, and the rest is their difference.
 
-    That is exact where the windows end at multiples of a fifth or a tenth of the run; else it is near.
+    That is exact where the guided window ends at a multiple of a fifth of the run; else it is near.
     """
     counts = []
-    for steps in (10, 20):
+    for steps in (5, 10):
         with Flops() as count:
             run(w.replace(steps=steps))
         counts.append(count.total)
-    return round(counts[0] + (counts[1] - counts[0]) * (w.steps - 10) / 10)
+    return round(counts[0] + (counts[1] - counts[0]) * (w.steps - 5) / 5)
 
 
 def _stages(model: Model, image: Tensor, task: Edit, prompt: str, w: Guidance) -> dict[str, float]:

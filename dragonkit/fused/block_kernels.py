@@ -63,7 +63,8 @@ class Gated(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor) -> Tensor:
         """``h`` is contiguous, (..., 2 D); the result is (..., D)."""
         y = h.new_empty((*h.shape[:-1], h.shape[-1] // 2))
-        _gated[(triton.cdiv(y.numel(), _BLOCK),)](h, y, y.numel() // y.shape[-1], y.shape[-1], BLOCK=_BLOCK)
+        with torch.cuda.device_of(h):  # Triton asks the current device, not the tensors'
+            _gated[(triton.cdiv(y.numel(), _BLOCK),)](h, y, y.numel() // y.shape[-1], y.shape[-1], BLOCK=_BLOCK)
         ctx.save_for_backward(h)
         return y
 
@@ -73,9 +74,9 @@ class Gated(torch.autograd.Function):
         """∂L/∂h."""
         (h,) = ctx.saved_tensors
         dy, dh = dy.contiguous(), torch.empty_like(h)
-        _gated_back[(triton.cdiv(dy.numel(), _BLOCK),)](
-            h, dy, dh, dy.numel() // dy.shape[-1], dy.shape[-1], BLOCK=_BLOCK
-        )
+        rows, width = dy.numel() // dy.shape[-1], dy.shape[-1]
+        with torch.cuda.device_of(h):
+            _gated_back[(triton.cdiv(dy.numel(), _BLOCK),)](h, dy, dh, rows, width, BLOCK=_BLOCK)
         return dh
 
 
@@ -86,7 +87,8 @@ class Added(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
         """All three of one dtype; so is the result, rounded once."""
         y = torch.empty_like(x)
-        _added[(triton.cdiv(y.numel(), _BLOCK),)](x, h, bias, y, y.numel(), y.shape[1], BLOCK=_BLOCK)
+        with torch.cuda.device_of(x):
+            _added[(triton.cdiv(y.numel(), _BLOCK),)](x, h, bias, y, y.numel(), y.shape[1], BLOCK=_BLOCK)
         return y
 
     @staticmethod

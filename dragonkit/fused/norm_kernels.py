@@ -264,8 +264,9 @@ class Normalised(torch.autograd.Function):
         plan = _Plan.of(x, groups)
         y, sums = torch.empty_like(x), plan.sums(x, groups)
         constants = {**plan.constants, "SHIFTED": shift is not None}
-        _forward_sums[plan.grid](x, shift, sums, *plan.numbers, **constants)
-        _forward[plan.grid](x, y, weight, bias, shift, sums, *plan.numbers, eps, int(silu), **constants)
+        with torch.cuda.device_of(x):  # Triton asks the current device, not the tensors'
+            _forward_sums[plan.grid](x, shift, sums, *plan.numbers, **constants)
+            _forward[plan.grid](x, y, weight, bias, shift, sums, *plan.numbers, eps, int(silu), **constants)
         ctx.save_for_backward(x, shift, weight, bias, sums)
         ctx.groups, ctx.eps, ctx.silu = groups, eps, silu
         return y
@@ -278,6 +279,7 @@ class Normalised(torch.autograd.Function):
         dy, plan = dy.contiguous(memory_format=torch.channels_last), _Plan.of(x, ctx.groups)
         dx, slopes = torch.empty_like(x), plan.sums(x, ctx.groups)
         numbers, constants = (*plan.numbers, ctx.eps, int(ctx.silu)), {**plan.constants, "SHIFTED": shift is not None}
-        _backward_sums[plan.grid](x, dy, weight, bias, shift, sums, slopes, *numbers, **constants)
-        _backward[plan.grid](x, dy, dx, weight, bias, shift, sums, slopes, *numbers, **constants)
+        with torch.cuda.device_of(x):
+            _backward_sums[plan.grid](x, dy, weight, bias, shift, sums, slopes, *numbers, **constants)
+            _backward[plan.grid](x, dy, dx, weight, bias, shift, sums, slopes, *numbers, **constants)
         return dx, None, None, None, None, None, None
