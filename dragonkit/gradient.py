@@ -34,8 +34,8 @@ class Gradient:
     def __init__(self, model: Model, path: Path, edit: Edit, m: Regions, w: Guidance) -> None:
         self.model, self.path, self.w = model, path, w
         self._slopes = _Slopes(edit, m, w, [frame_of(model, branch).grid for branch in (path, path, *path.references)])
-        recorded = model.graphs is not None and edit.recordable
-        self._compute = model.graphs.repeated(self._slopes) if recorded and model.graphs else self._slopes
+        graphs = model.graphs if edit.recordable else None
+        self._compute = self._slopes if graphs is None else graphs.repeated(self._slopes)
 
     def __call__(self, at: Watched, i: int) -> tuple[list[Term], Tensor | None]:
         """The terms at step i and ∂L/∂z, float32 (B, C, h, w); None if there are no terms.

@@ -16,7 +16,6 @@ from dragonkit.fused.norm_kernels import Normalised
 from dragonkit.passes import separate
 from tests.tiny import fresh_model
 
-
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -42,7 +42,7 @@ def test_dependencies_are_pinned_by_the_tested_set() -> None:
     wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0] for line in lines if "==" in line and not line.startswith("#")}
-    assert {d.split(">=")[0] for d in wanted} <= pinned
+    assert {d.split(">=")[0] for d in wanted} - pinned == {"triton"}  # which torch pins itself
 
 
 @pytest.fixture(scope="module")

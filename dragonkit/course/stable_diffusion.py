@@ -15,7 +15,7 @@ from dragonkit.data import data_path
 from dragonkit.energy import similarity
 from dragonkit.errors import InputError
 
-MEASURED = ("speed-sd15-512.json", "speed-sd15-768.json", "speed-sdxl-1024.json")
+MEASURED = ("speed-sd15-512.json", "speed-sd15-768.json")
 """What ``python -m dragonkit bench speed`` wrote on a GPU, in ``data/bench``."""
 
 SYMPTOMS: dict[str, dict[str, Any]] = {
@@ -200,7 +200,8 @@ def measured(folder: str | Path | None = None) -> dict[str, dict[str, Any]]:
 def speed_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """Measurements as text: for each report what was run and where, and a line for each way of running it.
 
-    "GB" is the peak of what torch had allocated, "use" the share of the card's arithmetic peak.
+    "GB" is the peak of what torch had allocated, "held" of what it had reserved for that, in 10^9 bytes, and "use" the
+    share of what a large matrix product reaches.
     """
     blocks = []
     for report in reports.values():
@@ -209,16 +210,15 @@ def speed_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         lines = [
             f"{run['model']}, {width} x {height}, {run['dtype']}: {run['kind']}, {run['preset']}, {run['steps']} steps",
             f"on {report['made_with']['hardware']}",
-            f"{'':26}{'seconds':>9}{'faster':>9}{'evaluations':>13}{'GB':>7}{'use':>7}",
+            f"{'':26}{'seconds':>9}{'faster':>9}{'evaluations':>13}{'GB':>7}{'held':>7}{'use':>7}",
         ]
         for name, row in rows.items():
             faster = f"{rows['official']['seconds'] / row['seconds']:.1f}x" if "official" in rows else ""
-            use = row.get("share_of_peak")
+            peak, use = row["peak_gb"], row["share_of_peak"]["measured"]
             lines.append(
                 f"{_NAMES.get(name, name):26}{row['seconds']:>9.2f}{faster:>9}{row['nfe']:>13g}"
-                f"{row['peak_gb']['allocated']:>7.1f}{'' if use is None else f'{use:.0%}':>7}"
+                f"{peak['allocated']:>7.1f}{peak['reserved']:>7.1f}{use:>7.0%}"
             )
-        if first := rows.get("ours", {}).get("first_call_seconds"):
-            lines.append(f"{'the first call of ours':26}{first:>9.2f}")
+        lines.append(f"{'the first call of ours':26}{rows['ours']['first_call_seconds']:>+9.2f}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

@@ -221,7 +221,7 @@ def equality(
         slopes = [x.float() / x.float().norm() for x in features.values()]  # any will do, the same for all
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             right = passes(exact, i, slopes)
-        for how, recorder in {"eager": None, **({"recorded": graphs} if graphs else {})}.items():
+        for how, recorder in {"eager": None, **({} if graphs is None else {"recorded": graphs})}.items():
             model.graphs = recorder
             for kind, x in passes(model, i, slopes).items():
                 row = found.setdefault(kind, {})

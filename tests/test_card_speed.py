@@ -1,0 +1,112 @@
+"""The bench of one edit at one size: it times the same edit in every way, and says how far passes are from float32."""
+
+import json
+
+import pytest
+import torch
+
+from dragonkit.cli import BAD_INPUT, main
+from dragonkit.errors import InputError
+from dragonkit.evaluate.card_speed import _flops, check_card_speed, equality, table
+from dragonkit.evaluate.flops import Flops
+from dragonkit.evaluate.official import _OnHost, official_edit
+from dragonkit.graphs import Graphs
+from dragonkit.guidance import Guidance
+from dragonkit.loading.place import dtype_named
+from dragonkit.world import counterfactual
+from tests.test_graphs import Again
+from tests.tiny import fresh_model, save_pipeline
+
+W = Guidance.preset("iclr").replace(steps=5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_pipeline(tmp_path_factory.mktemp("pipeline"), fresh_model())
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return counterfactual("move", 3, split="train", size=64)
+
+
+def test_the_report_has_every_way_and_says_how_it_was_made(folder, tmp_path, capsys):
+    args = ["--model", str(folder), "--size", "64", "--steps", "5", "--repeats", "4", "--seed", "3"]
+    main(["bench", "speed", *args, "--json", str(tmp_path / "speed.json")])
+    report = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert table(report) in capsys.readouterr().out
+    rows, run = report["variants"], report["run"]
+    assert list(rows) == ["official", "ours", "low"]  # without a GPU nothing is recorded, so ours is the eager one
+    assert [row["nfe"] for row in rows.values()] == [5 + 5 + 2 * 3, 13, 13]
+    assert [len(row["times"]) for row in rows.values()] == [1, 4, 1]
+    assert rows["official"]["flops"] > rows["ours"]["flops"] == rows["low"]["flops"] > 1e6
+    for row in rows.values():
+        assert row["seconds"] > 0 and row["peak_gb"] is None and row["share_of_peak"]["measured"] is None
+        assert row["times_faster"]["official"] == pytest.approx(rows["official"]["seconds"] / row["seconds"], rel=1e-3)
+    assert run["size"] == [64, 64] and run["dtype"] == "float32" and "--size 64 --steps 5 --repeats 4" in run["command"]
+    assert list(report["stages"]) == [
+        "weights", "encode", "prompts", "inversion", "guided steps", "other steps", "decode",
+    ]  # fmt: skip
+    assert all(row["eager"] < 1e-4 for row in report["equality"]["passes"].values())
+
+
+def test_operations_are_those_of_the_whole_edit(scene):
+    model, w = fresh_model(), W.replace(steps=15)
+
+    def run(w):
+        return official_edit(model, scene.before.image, scene.edit, scene.prompt, w)
+
+    with Flops() as count:
+        run(w)
+    assert _flops(run, w) == count.total
+
+
+def test_recorded_passes_are_measured_beside_evaluated_ones(scene):
+    model = fresh_model()
+    model.graphs = graphs = Graphs(model, Again(model))
+    found = equality(model, scene.before.image, scene.edit, scene.prompt, W, steps=(0.0, 0.6))
+    assert model.graphs is graphs and len(graphs) >= 3
+    assert list(found) == ["inversion", "noise", "gradient"]
+    for row in found.values():
+        assert row["eager"] == row["recorded"] < 1e-4
+
+
+def test_half_precision_is_seen_to_be_off_by_its_rounding(scene):
+    model = fresh_model()
+    for part in model.parts.values():
+        part.to(torch.bfloat16)
+    found = equality(model, scene.before.image, scene.edit, scene.prompt, W, steps=(0.0,))
+    assert all(1e-4 < row["eager"] < 0.5 for row in found.values())
+
+
+def test_what_goes_through_the_host_comes_back_as_it_was(scene, monkeypatch):
+    store, x = _OnHost(device=torch.device("cpu")), {"a": torch.randn(2, 3)}
+    store[4] = x
+    assert 4 in store and torch.equal(store[4]["a"], x["a"])
+    plain = official_edit(fresh_model(), scene.before.image, scene.edit, scene.prompt, W)
+    monkeypatch.setattr("dragonkit.evaluate.official.dict", lambda: _OnHost(device=torch.device("cpu")), raising=False)
+    moved = official_edit(fresh_model(), scene.before.image, scene.edit, scene.prompt, W)
+    assert torch.equal(plain.latent, moved.latent) and plain.nfe == moved.nfe
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"size": 32}, "size is 32: give 64 or more"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"kind": "fly"}, "unknown kind 'fly'"),
+        ({"preset": "diffeditor"}, "time travel"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_at_once(wrong, said):
+    right = {"kind": "move", "size": 64, "repeats": 1, "preset": None, "steps": 5}
+    check_card_speed(**right)
+    with pytest.raises(InputError, match=said):
+        check_card_speed(**right | wrong)
+
+
+def test_a_dtype_is_named_as_torch_names_it(capsys, tmp_path):
+    assert dtype_named("bfloat16") is torch.bfloat16
+    args = ["bench", "speed", "--model", "sd15-random", "--dtype", "half", "--json", str(tmp_path / "a.json")]
+    assert main(args) == BAD_INPUT and "dtype is 'half': choose from float32" in capsys.readouterr().err
