@@ -24,7 +24,7 @@ from dragonkit.errors import InputError
 from dragonkit.files import read_image
 from dragonkit.guidance import Guidance
 from dragonkit.many import edit_many, read_jobs
-from dragonkit.many.devices import Work, rows_on
+from dragonkit.many.devices import Place, Work, launched, rows_on
 from dragonkit.models import load
 from dragonkit.spec import save_spec
 from tests.tiny import box, fresh_model, picture, save_pipeline
@@ -53,13 +53,13 @@ def results(out: Path) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def started(*words: Any) -> Iterator[subprocess.Popen[str]]:
+def started(*words: Any, under: str = "", **env: str) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own; where tests run in the background it would not hear interrupts."""
-    line = [sys.executable, "-m", "dragonkit", "many", *map(str, words)]
+    line = [sys.executable, *under.split(), "-m", "dragonkit", "many", *map(str, words)]
     said: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
     if os.name == "posix":
         said["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(line, env=os.environ | {"OMP_NUM_THREADS": "1"}, **said) as process:
+    with subprocess.Popen(line, env=os.environ | {"OMP_NUM_THREADS": "1"} | env, **said) as process:
         try:
             yield process
         finally:
@@ -236,6 +236,90 @@ def test_a_device_that_is_not_there_costs_only_itself(
     assert results(out).keys() == {"c0", "c1"}
     with pytest.raises(InputError, match="cuda:99: device is 'cuda:99', which is not there"):
         list(rows_on(Work(source, out, str(tmp_path / "model"), True, {}), ["cuda:99"]))
+
+
+NOTES = """
+import os
+if "LOCAL_RANK" in os.environ:
+    from dragonkit.many.folder import Folder
+    def put(self, job, *rest, put=Folder.put):
+        with open(os.environ["NOTES"], "a") as file:
+            file.write(f"{os.environ['LOCAL_RANK']} {job.name}\\n")
+        return put(self, job, *rest)
+    Folder.put = put
+"""
+"""Makes every process of a launcher note which results it writes."""
+
+
+def test_processes_of_torchrun_share_the_work_and_one_reports(tmp_path: Path, weights: Path) -> None:
+    source, out, notes = cases(tmp_path / "cases", weights, 6, bad=4), tmp_path / "out", tmp_path / "notes"
+    (tmp_path / "sitecustomize.py").write_text(NOTES)
+    paths = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    under = "-m torch.distributed.run --standalone --nproc-per-node 2"
+    words = (source, "--out", out, "--json", tmp_path / "a.json")
+    with started(*words, under=under, PYTHONPATH=paths, NOTES=str(notes), CUDA_VISIBLE_DEVICES="") as process:
+        said = process.communicate()[0]
+    assert process.returncode == FAILED, said  # and the table is there, though torchrun ends all at the first failure
+    assert [said.count(once) for once in ("c4: moved by", "NFE  seconds", "1 failed in", "wrote ")] == [1, 1, 1, 1]
+    written = [line.split() for line in notes.read_text().splitlines()]
+    good = ["c0", "c1", "c2", "c3", "c5"]
+    assert sorted(name for _, name in written) == sorted(results(out)) == good
+    assert {r["nfe"] for r in results(out).values()} == {8}
+    state = {name: "done" if rank == "0" else "kept" for rank, name in written} | {"c4": "failed"}
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert {job["name"]: job["state"] for job in summary["jobs"]} == state
+    assert not [p for p in out.iterdir() if p.is_dir() and p.name[0] == "."]
+
+
+def test_a_launched_process_that_is_not_the_first_works_in_silence(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, out = cases(tmp_path / "cases", weights, 2, bad=1), tmp_path / "out"
+    line = ["many", str(source), "--out", str(out), "--json", str(tmp_path / "a.json")]
+    for name, value in {"LOCAL_RANK": "0", "RANK": "2", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main(line) == 0 and results(out).keys() == {"c0"}  # the first one's exit code says that c1 failed
+    said = capfd.readouterr()
+    assert "c0" not in said.out + said.err and "c1" not in said.err and "job" not in said.out + said.err
+    assert not (tmp_path / "a.json").exists()
+
+    monkeypatch.setenv("RANK", "0")
+    assert main(line) == FAILED
+    assert "0 done, 1 kept, 1 failed" in capfd.readouterr().out and (tmp_path / "a.json").exists()
+
+    assert main([*line[:2], "--out", str(tmp_path / "new"), "--devices", "cpu", "cpu"]) == BAD_INPUT
+    assert "--devices cpu cpu and LOCAL_RANK=0 both say where to work" in capfd.readouterr().err
+    assert main([*line[:2], "--out", str(tmp_path / "new"), "--model", "minnie"]) == BAD_INPUT
+    assert "minnie" in capfd.readouterr().err and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "gpus", "place"),
+    [
+        ({}, 2, None),
+        ({"LOCAL_RANK": "1"}, 2, None),
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, 2, Place(1, 2, "cuda:1")),
+        ({"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, 2, Place(3, 4, "cuda:1")),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "4", "RANK": "2"}, 2, Place(2, 4, "cuda:0")),
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, 0, Place(1, 2, "cpu")),
+        ({"LOCAL_RANK": "-1", "WORLD_SIZE": "2"}, 0, "LOCAL_RANK is '-1'"),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "two"}, 0, "WORLD_SIZE is 'two'"),
+    ],
+)
+def test_a_process_works_where_its_launcher_says(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, str], gpus: int, place: Place | str | None
+) -> None:
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if isinstance(place, str):
+        with pytest.raises(InputError, match=place):
+            launched()
+    else:
+        assert launched() == place
 
 
 def test_threads_are_left_alone(tmp_path: Path, weights: Path) -> None:

@@ -1,15 +1,25 @@
-"""``python -m dragonkit many``: every spec of a folder or a list, on one device or several."""
+"""``python -m dragonkit many``: every spec of a folder or a list, on one device or several.
+
+Started by torchrun or ``accelerate launch``, each process works on the GPU of its LOCAL_RANK, and the first one alone
+reports. It is also the only one whose exit code says that a job failed: at the first that is not 0 the launcher ends
+all the others, the one that reports among them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dragonkit.errors import InputError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dragonkit.many.devices import Row
 
 FAILED, INTERRUPTED = 1, 130
@@ -25,7 +35,7 @@ def add_many(commands: Any) -> None:
     many.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets NAME/edit.png and NAME/result.json")
     many.add_argument("--model", default=None, help="edits them all (default: the one that the specs name)")
     many.add_argument("--batch", type=int, default=None, metavar="N", help="edits at once (default: GPU 4, CPU 1)")
-    many.add_argument("--devices", nargs="+", default=None, metavar="DEVICE", help="such as cuda:0 cuda:1")
+    many.add_argument("--devices", nargs="+", default=None, metavar="DEVICE", help="cuda:0 cuda:1; not with torchrun")
     many.add_argument("--memory", default="full", help="full or low (default: full)")
     many.add_argument("--json", type=Path, default=None, metavar="FILE", help="gets the summary")
     many.set_defaults(run=_many)
@@ -36,9 +46,13 @@ def _many(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from dragonkit.files import check_file, check_folder
-    from dragonkit.many.devices import Work, rows_on
+    from dragonkit.many.devices import Work, launched, rows_on
     from dragonkit.many.jobs import model_named, read_jobs
 
+    place = launched()
+    if place and args.devices:
+        given = f"--devices {' '.join(args.devices)} and LOCAL_RANK={os.environ['LOCAL_RANK']}"
+        raise InputError(f"{given} both say where to work: leave out --devices, or start it without torchrun")
     check_folder(args.out)
     if args.json:
         check_file(args.json, ".json")
@@ -46,11 +60,13 @@ def _many(args: argparse.Namespace) -> int:
     model = args.model or model_named(jobs)
     options = {"batch": args.batch, "memory": args.memory}
     work = Work(args.source, args.out, model, args.model is None, options)
-    devices = args.devices or [None]
+    devices = [place.device] if place else args.devices or [None]
     known: dict[str, Row] = {}
     ready: list[Row] = []
     began = time.time()
     rows = work.rows(devices[0]) if len(devices) == 1 else rows_on(work, devices)
+    if place and place.rank:
+        return _silent(rows)
     try:
         with tqdm(total=len(jobs), desc="many", unit="job", file=sys.stderr) as bar:
             for row in rows:
@@ -71,6 +87,8 @@ def _many(args: argparse.Namespace) -> int:
     lost = [job.name for job in jobs if job.name not in known]
     summary = _summary(work, list(known.values()), lost, ready, began)
     print(_table(summary))
+    if place and place.count > 1:
+        print(f"{place.count} processes: what another did counts as kept here, and the rate is this one's alone")
     if args.json:
         from dragonkit.files import whole_file
 
@@ -78,6 +96,16 @@ def _many(args: argparse.Namespace) -> int:
             path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         print(f"wrote {args.json}")
     return FAILED if summary["failed"] else 0
+
+
+def _silent(rows: Iterator[Row]) -> int:
+    """Work, and leave every report to the first process, which finds all that this one does."""
+    try:
+        for _ in rows:
+            pass
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
 
 
 def _summary(work: Any, rows: list[Row], lost: list[str], ready: list[Row], began: float) -> dict[str, Any]:

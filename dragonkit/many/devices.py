@@ -1,9 +1,11 @@
 """One process for each device, all at work on one folder.
 
 Jobs are independent, so nothing needs to be exchanged: each process claims in the folder what it will do next (see
-:mod:`dragonkit.many.folder`), a faster one claims more, and the last one ends at most a batch after the others. That is
-all that an engine for clusters, or a launcher of collective training, would be asked for here; and whoever has one
-already can start ``python -m dragonkit many`` with it as often as wished, with the same folder.
+:mod:`dragonkit.many.folder`), a faster one claims more, and the last one ends at most a batch after the others. What
+is left for an engine is to start processes, to watch them and to end them. :func:`rows_on` does so for the devices
+that are named; where torchrun or ``accelerate launch`` does, :func:`launched` says which of its processes this one is.
+Both come with what is installed anyway, where Ray would be a large dependency for what one host needs. No process group
+is made: there is nothing to send through it that is not in the folder, and it would tie each process to the slowest.
 """
 
 from __future__ import annotations
@@ -42,6 +44,43 @@ class Row:
     nfe: int | None = None
     seconds: float | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those that a launcher has started.
+
+    Args:
+        rank: its number among all of them, from 0.
+        count: how many they are.
+        device: where it works: the GPU of its number on this host, round again if there are fewer; or "cpu".
+    """
+
+    rank: int
+    count: int
+    device: str
+
+
+def launched() -> Place | None:
+    """This process's place as torchrun and ``accelerate launch`` tell it in the environment; None if neither has.
+
+    Raises:
+        InputError: what the environment says is not a number.
+    """
+    if not {"LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return None
+    import torch
+
+    local, count = _told("LOCAL_RANK"), _told("WORLD_SIZE")
+    gpus = torch.cuda.device_count()
+    return Place(_told("RANK", local), count, f"cuda:{local % gpus}" if gpus else "cpu")
+
+
+def _told(name: str, default: int = 0) -> int:
+    said = os.environ.get(name, str(default))
+    if not said.isdecimal():
+        raise InputError(f"the environment's {name} is {said!r}: let torchrun set it, to 0 or more, or unset it")
+    return int(said)
 
 
 @dataclass(frozen=True)
