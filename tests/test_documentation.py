@@ -106,6 +106,7 @@ def test_commands_run(code, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     for line in code.splitlines():
         words = shlex.split(line, comments=True)
+        words = ["python", *words[words.index("-m") :]] if words[:1] == ["torchrun"] else words
         if words[:1] == ["make"]:
             made = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
             assert made.returncode == 0, made.stderr
