@@ -216,9 +216,10 @@ def test_colours_are_a_colour_a_cell():
     assert all(c.dtype == torch.uint8 and c.float().std() > 20 for c in ours)
 
 
-def test_a_twin_shares_weights_and_no_hooks():
-    model = tiny_model()
+def test_a_twin_shares_weights_and_neither_hooks_nor_recorded_passes():
+    model = replace(tiny_model(), graphs=object())
     other = twin(model)
+    assert other.graphs is None
     pairs = list(zip(model.unet.parameters(), other.unet.parameters(), strict=True))
     assert pairs and all(a is b for a, b in pairs)
     z, cond = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), model.embed("")
