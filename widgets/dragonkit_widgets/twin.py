@@ -15,8 +15,8 @@ def twin(model: Model) -> Model:
     threads that read features of one denoiser would get, or end, each other's passes. A twin's modules are copies, the
     tensors in them are not.
 
-    Passes recorded as CUDA graphs belong to the model, which replays them; a twin evaluates its own, for while one thread
-    records, others may not ask a GPU for memory.
+    Passes recorded as CUDA graphs belong to the model, which replays them; a twin evaluates its own, for while one
+    thread records, others may not ask a GPU for memory.
 
     Hooks that hang on the model now hang on the twin too. So take it in the notebook's thread, between cells, when
     there are only those that are meant to stay.
