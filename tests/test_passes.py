@@ -16,7 +16,7 @@ from dragonkit.schedule import Schedule
 from dragonkit.spec import load_task, save_spec
 from dragonkit.taps import counted, features, rewire
 from dragonkit.trace import Record
-from tests.tiny import box, hooks, picture, tiny_model
+from tests.tiny import box, fresh_model, hooks, picture, tiny_model
 
 IMAGE = picture(64, 64)
 MASK = box(64, 64, 8, 8, 32, 32)
@@ -68,6 +68,22 @@ def test_one_pass_gives_the_noise_and_the_features_of_two_and_the_same_way_back(
         assert torch.equal(one.features[layer], two.features[layer])
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-4, atol=1e-6)
     assert slopes[0].abs().max() > 1e-3 and hooks(model) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_slopes_too_small_for_half_precision_arrive(dtype):
+    """Scaled by a power of two they arrive as the larger ones do, bit for bit, each image of a batch by itself."""
+    model = fresh_model()
+    model.unet.to(dtype)
+    z, cond = torch.cat([latent(), latent(1)]), {k: x.to(dtype).expand(2, -1, -1) for k, x in model.embed("").items()}
+    size = torch.tensor([1.0, 2.0**-60]).view(-1, 1, 1, 1)
+
+    def pulled(scale):
+        at = separate(model, z, 500, cond, (2, 3))
+        return at.pull([[x.detach() * scale for x in at.features.values()]])[0]
+
+    assert torch.equal(pulled(size), pulled(torch.ones(())) * size)
+    assert pulled(torch.full((), 2.0**-140)).isfinite().all() and not pulled(torch.zeros(())).any()
 
 
 def test_autograd_sees_nothing_after_the_last_tapped_layer(model):
