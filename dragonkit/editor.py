@@ -262,4 +262,6 @@ def checked(model: Any, image: Any, edit: Any, edits: Any, prompt: Any, w: Any) 
         if w.attention_mode != "off":
             attentions(model.unet)
     model.check_weights()
+    if model.graphs is not None:
+        model.graphs.look()
     return task, prompt, w, frame

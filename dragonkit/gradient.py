@@ -97,7 +97,7 @@ class _Slopes:
             terms[layer] = [replace(term, value=term.value.detach()) for term in here]
         self.terms = total((1.0, terms[layer]) for layer in w.layers if layer in terms)
         self.masks = [self.parts[j][1] for j in found]
-        each = [by_layer.get(k, torch.zeros_like(x)) for by_layer in found.values() for k, x in enumerate(gen)]
+        each = [part[k] if k in part else torch.zeros_like(x) for part in found.values() for k, x in enumerate(gen)]
         return [*(term.value for term in self.terms), *each]
 
 

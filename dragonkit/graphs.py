@@ -80,7 +80,7 @@ class CUDA:
         torch.cuda.empty_cache()
 
     def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
-        """As :class:`Recorder` says. Not by ``torch.cuda.graph``, which tidies up each time for as long as a step."""
+        """As :class:`Recorder` says. Not by ``torch.cuda.graph``, which waits and empties the cache each time."""
         graph = torch.cuda.CUDAGraph()
         with self._on(self.aside):
             graph.capture_begin(pool=self.pools[lane])
@@ -332,7 +332,6 @@ class Graphs:
 
     def _forward(self, at: Named, tokens: bool, layers: tuple[int, ...], look: Looking | None) -> _Recorded:
         names: list[tuple[str, Any]] = []
-
         unet = self.model.unet
 
         def work() -> list[Tensor]:
@@ -341,7 +340,7 @@ class Graphs:
             names[:] = [("eps", 0), *(("tokens", n) for n in kept), *(("features", k) for k in found)]
             return [eps, *kept.values(), *found.values()]
 
-        with uncounted(self.model.unet):
+        with uncounted(unet):
             self.recorder.warm(work)
             results, replay = self.recorder.record(work)
         return _Recorded(at, dict(zip(names, results, strict=True)), replay)

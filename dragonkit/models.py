@@ -215,8 +215,6 @@ class Model:
 
     def check_weights(self) -> None:
         """Raise an InputError that names the first tensor with a NaN or an infinity in it."""
-        if self.graphs is not None:
-            self.graphs.look()
         weights = [p for net in self.parts.values() for p in (*net.parameters(), *net.buffers())]
         kinds = defaultdict(list)
         for p in weights:
@@ -292,7 +290,7 @@ def load(
         model.load_lora(lora)
     if not plain:
         lay_out(model.unet, model.vae)
-    if (place.type == "cuda" and not plain) if graphs is None else graphs:
+    if graphs or (graphs is None and place.type == "cuda" and not plain):
         from dragonkit.graphs import Graphs
 
         model.graphs = Graphs(model)

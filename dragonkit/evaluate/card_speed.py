@@ -26,10 +26,10 @@ from dragonkit.attention import looking, mixing
 from dragonkit.editor import edit, edit_steps
 from dragonkit.edits.base import Edit
 from dragonkit.errors import InputError
-from dragonkit.evaluate.baselines import BASELINES
 from dragonkit.evaluate.flops import Flops
-from dragonkit.evaluate.official import check_shape, official_edit
+from dragonkit.evaluate.official import official_edit
 from dragonkit.evaluate.report import made_with, tidy
+from dragonkit.evaluate.speed import check_loops
 from dragonkit.generation import denoise
 from dragonkit.gradient import frame_of
 from dragonkit.graphs import Graphs
@@ -40,7 +40,7 @@ from dragonkit.loading.place import lay_out
 from dragonkit.memory import Memory
 from dragonkit.models import Model, load
 from dragonkit.passes import evaluate, separate
-from dragonkit.regions import as_image
+from dragonkit.regions import SMALLEST, as_image
 from dragonkit.schedule import Schedule
 from dragonkit.trace import Result
 from dragonkit.world import counterfactual
@@ -55,12 +55,9 @@ def check_card_speed(kind: str, size: int | None, repeats: int, preset: str | No
     Raises:
         InputError: an unknown kind or preset, a size below 64, fewer than one step or repetition.
     """
-    for name, value, least in (("size", size, 64), ("repeats", repeats, 1)):
-        if value is not None and value < least:
-            raise InputError(f"{name} is {value}: give {least} or more")
-    if kind not in BASELINES:
-        raise InputError(f"unknown kind {kind!r}: choose from {', '.join(BASELINES)}")
-    check_shape(Guidance.preset(preset or "iclr", kind=kind).replace(steps=steps, one_pass=False))
+    check_loops(kind, preset, steps, repeats=repeats)
+    if size is not None and size < SMALLEST:
+        raise InputError(f"size is {size}: give {SMALLEST} or more")
 
 
 def bench_card_speed(
@@ -161,7 +158,9 @@ def bench_card_speed(
         "repeats": repeats,
         "seed": seed,
         "command": f"python -m dragonkit bench speed --model {model.name} --kind {kind} --size {size} --steps {steps}"
-        f" --repeats {repeats} --seed {seed} --json FILE" + (f" --preset {preset}" if preset else ""),
+        f" --repeats {repeats} --seed {seed} --json FILE"
+        + (f" --preset {preset}" if preset else "")
+        + (f" --dtype {str(dtype).removeprefix('torch.')}" if dtype else ""),
         "matrix_product_flops": peak,
         "nominal_flops": nominal,
     }

@@ -89,16 +89,25 @@ def check_speed(
     Raises:
         InputError: an unknown kind, preset or split, fewer than one step, scene or repetition.
     """
-    for name, value in (("n", n), ("repeats", repeats)):
+    check_loops(kind, preset, steps, n=n, repeats=repeats)
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
+    for name in presets or ():
+        Guidance.preset(name, kind=kind)
+
+
+def check_loops(kind: str, preset: str | None, steps: int, **counts: int) -> None:
+    """Refuse what the loops that are compared cannot run.
+
+    Raises:
+        InputError: an unknown kind or preset, fewer than one step, or a count below 1.
+    """
+    for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name} is {value}: give 1 or more")
     if kind not in BASELINES:
         raise InputError(f"unknown kind {kind!r}: choose from {', '.join(BASELINES)}")
-    if split not in SPLITS:
-        raise InputError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
     check_shape(Guidance.preset(preset or "mini", kind=kind).replace(steps=steps, one_pass=False))
-    for name in presets or ():
-        Guidance.preset(name, kind=kind)
 
 
 def bench_speed(
