@@ -7,7 +7,8 @@ import torch
 
 from dragonkit.cli import BAD_INPUT, main
 from dragonkit.errors import InputError
-from dragonkit.evaluate.card_speed import _flops, check_card_speed, equality, table
+from dragonkit.evaluate.card_speed import _flops, check_card_speed, table
+from dragonkit.evaluate.equality import equality
 from dragonkit.evaluate.flops import Flops
 from dragonkit.evaluate.official import _OnHost, official_edit
 from dragonkit.graphs import Graphs

@@ -12,12 +12,13 @@ from dragonkit import editor
 from dragonkit.editor import edit
 from dragonkit.edits import Appearance, Drag, Move, Paste, Resize, Several
 from dragonkit.errors import InputError
-from dragonkit.graphs import CUDA, Graphs, uncounted
+from dragonkit.graphs import Graphs, uncounted
 from dragonkit.guidance import PRESETS, Guidance
 from dragonkit.inversion import fixed_point_invert
 from dragonkit.loading.place import lay_out
 from dragonkit.models import load
 from dragonkit.passes import evaluate, separate
+from dragonkit.recorder import CUDA
 from dragonkit.taps import tap
 from dragonkit.trace import Record
 from tests.tiny import box, fresh_model, picture

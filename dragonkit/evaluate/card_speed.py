@@ -9,29 +9,25 @@ is looked at. That ours computes what it should is measured on the way, pass by 
 
 from __future__ import annotations
 
-import copy
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dragonkit.attention import looking, mixing
 from dragonkit.editor import edit, edit_steps
 from dragonkit.edits.base import Edit
 from dragonkit.errors import InputError
+from dragonkit.evaluate.equality import apart, equality
 from dragonkit.evaluate.flops import Flops
 from dragonkit.evaluate.official import official_edit
 from dragonkit.evaluate.report import made_with, tidy
 from dragonkit.evaluate.speed import check_loops
-from dragonkit.generation import denoise
-from dragonkit.gradient import frame_of
 from dragonkit.graphs import Graphs
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, ddim_invert
@@ -39,7 +35,6 @@ from dragonkit.inversion.path import Path
 from dragonkit.loading.place import lay_out
 from dragonkit.memory import Memory
 from dragonkit.models import Model, load
-from dragonkit.passes import evaluate, separate
 from dragonkit.regions import SMALLEST, as_image
 from dragonkit.schedule import Schedule
 from dragonkit.trace import Result
@@ -90,7 +85,8 @@ def bench_card_speed(
         first edit takes longer: libraries load, kernels are compiled, passes recorded), ``nfe``, ``flops``,
         ``share_of_peak`` (of the matrix product measured, and of the maker's figure), ``peak_gb`` (10⁹ bytes allocated
         at most, and reserved by the allocator; none on a CPU) and how many times faster than "official" it is. Then
-        ``stages``, seconds of "ours" with a wait after each; and ``equality``, see :func:`equality`.
+        ``stages``, seconds of "ours" with a wait after each; and ``equality``, see
+        :func:`dragonkit.evaluate.equality.equality`.
 
     Raises:
         InputError: see :func:`check_card_speed`; or the model or the picture cannot be used.
@@ -132,9 +128,9 @@ def bench_card_speed(
             first, again = latents["eager"]
             one, other = latents["ours"]
             edits = {
-                "eager, eager again": _apart(again, first),
-                "recorded, recorded again": _apart(other, one),
-                "recorded, eager": _apart(one, first),
+                "eager, eager again": apart(again, first),
+                "recorded, recorded again": apart(other, one),
+                "recorded, eager": apart(one, first),
             }
         timed("low", lambda: ours("low"), few)
         count = _flops(lambda w: edit(model, image, task, prompt, guidance=w, progress=False), w)
@@ -176,61 +172,6 @@ def bench_card_speed(
             "made_with": made,
         }
     )
-
-
-def equality(
-    model: Model, image: Tensor, task: Edit, prompt: str, w: Guidance, steps: Sequence[float] = (0.0, 0.2, 0.4, 0.6)
-) -> dict[str, dict[str, float]]:
-    """How far recorded and evaluated passes are from float32.
-
-    Args:
-        model: with or without ``graphs``.
-        image: (3, H, W) in [0, 1].
-        task: the edit.
-        prompt: what the image shows.
-        w: how.
-        steps: fractions of the run at which passes are compared.
-
-    Returns:
-        By kind of pass, ‖x - r‖ / ‖r‖ against the same pass in float32 without TF32, the largest over the steps, as
-        "eager" and "recorded": ε of the guidance branch ("inversion"), ε under classifier-free guidance with attention
-        rewired ("noise"), and a vector-Jacobian product of the features ("gradient").
-    """
-    graphs, model.graphs = model.graphs, None
-    z0 = model.encode(as_image(image)[None])
-    schedule, cond = Schedule(model, w.steps), model.embed(prompt, model.size_of(z0))
-    path = ddim_invert(model, z0, cond, schedule, keep=Keep.wanted(w, schedule))
-    exact = replace(model, unet=copy.deepcopy(model.unet).float(), graphs=None)
-    m = task.regions(frame_of(model, path))
-    mix, empty = mixing(task, m, w), path.unconditional(model, w.cfg)
-
-    def passes(model: Model, i: int, slopes: list[Tensor]) -> dict[str, Tensor]:
-        words, nothing = ({k: x.float() if model is exact else x for k, x in c.items()} for c in (cond, empty[i]))
-        z, t, layers = path.inputs[i], schedule.timesteps[i], tuple(sorted(w.layers))
-        look = looking(model, path, mix, i, w) if i in path.tokens else None
-        return {
-            "inversion": evaluate(model, z, t, words, tokens=True, layers=layers).eps,
-            "noise": denoise(model, z, t, words, nothing, w.cfg, look),
-            "gradient": separate(model, z, t, words, layers).pull([slopes])[0],
-        }
-
-    found: dict[str, dict[str, float]] = {}
-    for i in sorted({min(round(f * w.steps), w.steps - 1) for f in steps}):
-        features = path.features_at(model, i, tuple(sorted(w.layers)))
-        slopes = [x.float() / x.float().norm() for x in features.values()]  # any will do, the same for all
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            right = passes(exact, i, slopes)
-        for how, recorder in {"eager": None, **({} if graphs is None else {"recorded": graphs})}.items():
-            model.graphs = recorder
-            for kind, x in passes(model, i, slopes).items():
-                row = found.setdefault(kind, {})
-                row[how] = max(row.get(how, 0.0), _apart(x, right[kind]))
-    model.graphs = graphs
-    return found
-
-
-def _apart(x: Tensor, right: Tensor) -> float:
-    return ((x.double() - right.double()).norm() / right.double().norm()).item()
 
 
 def _timed(

@@ -1,0 +1,129 @@
+"""Recorded work: where it reads and writes, and how a gradient comes back through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dragonkit.passes import Slopes
+from dragonkit.recorder import LANES, Recorder, Replay
+
+Named = dict[Any, Tensor]
+"""Tensors by name."""
+
+
+@dataclass(eq=False)
+class Recorded:
+    """A recorded pass.
+
+    Args:
+        inputs: where it reads, by name.
+        outputs: where it writes, by name.
+        replay: does it again.
+        turn: how often it was.
+    """
+
+    inputs: Named
+    outputs: Named
+    replay: Replay
+    turn: int = 0
+
+    def take(self, inputs: Named) -> None:
+        """Copy what is given to where it reads."""
+        for name, x in inputs.items():
+            if x is not self.inputs[name]:
+                self.inputs[name].copy_(x)
+        self.turn += 1
+
+    def __call__(self, inputs: Named) -> Named:
+        """Replay it on inputs; the results are overwritten by the next pass."""
+        self.take(inputs)
+        self.replay()
+        return self.outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """A recorded way back: it reads ∂L/∂F at ``slopes`` and writes ∂L/∂z at ``dz``."""
+
+    slopes: list[Tensor]
+    back: Replay
+    dz: Tensor
+
+
+@dataclass(eq=False)
+class Differentiable(Recorded):
+    """A recorded pass with ways back.
+
+    Args:
+        widen: records one more way back.
+        recorder: what replays several at once.
+        lanes: those that there are.
+    """
+
+    widen: Callable[[int], Lane] = field(kw_only=True)
+    recorder: Recorder = field(kw_only=True)
+    lanes: list[Lane] = field(default_factory=list)
+
+    def pull(self, energies: Sequence[Slopes], turn: int) -> list[Tensor]:
+        """∂L/∂z of each energy, from what the ``turn``-th replay left: see :meth:`dragonkit.passes.Watched.pull`."""
+        if turn != self.turn:
+            raise RuntimeError("this pass was replayed since: take all gradients of a pass before the next one")
+        pulled = []
+        for k in range(0, len(energies), LANES):
+            abreast = energies[k : k + LANES]
+            while len(self.lanes) < len(abreast):
+                self.lanes.append(self.widen(len(self.lanes)))
+            lanes = self.lanes[: len(abreast)]
+            for lane, slopes in zip(lanes, abreast, strict=True):
+                for there, x in zip(lane.slopes, slopes, strict=True):
+                    there.copy_(x)
+            self.recorder.beside([lane.back for lane in lanes])
+            pulled += [lane.dz.to(torch.float32, copy=True) for lane in lanes]
+        return pulled
+
+
+class Repeated:
+    """Work on tensors of the same shapes, see :meth:`dragonkit.graphs.Graphs.repeated`."""
+
+    def __init__(self, work: Callable[[list[Tensor]], list[Tensor]], recorder: Recorder) -> None:
+        self.work, self.recorder = work, recorder
+        self.calls = 0
+        self.recorded: Recorded | None = None
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        """The work's results for inputs; they are the caller's to keep."""
+        self.calls += 1
+        named: Named = {k: x.detach() for k, x in enumerate(inputs)}
+        if self.calls == 2:
+            self.recorded = self._record({k: x.clone() for k, x in named.items()})
+        if self.recorded is None:
+            return self.work(inputs)
+        return [x.clone() for x in self.recorded(named).values()]
+
+    def _record(self, at: Named) -> Recorded | None:
+        try:
+            results, replay = self.recorder.record(lambda: self.work(list(at.values())))
+        except RuntimeError:  # of CUDA, which allows some things only while nothing is recorded
+            return None
+        return Recorded(at, dict(enumerate(results)), replay)
+
+
+class Tapped(torch.autograd.Function):
+    """Features of a latent by a recorded pass, and back by its recorded gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, recorded: Differentiable) -> tuple[Tensor, ...]:
+        """What the last replay left, for ``z``, which it was given."""
+        ctx.recorded, ctx.turn, ctx.dtype = recorded, recorded.turn, z.dtype
+        return tuple(x.clone() for x in recorded.outputs.values())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """∂L/∂z; an error if the pass was replayed since."""
+        (dz,) = ctx.recorded.pull([grads], ctx.turn)
+        return dz.to(ctx.dtype), None

@@ -1,0 +1,99 @@
+"""What records work on a device and replays it: CUDA graphs, several at once where nothing stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Replay = Callable[[], None]
+
+LANES = 2
+"""Ways back from one pass that are replayed at once."""
+
+
+class Recorder(Protocol):
+    """Records work on a device, to be done again at the same addresses."""
+
+    def warm(self, work: Callable[[], Any]) -> None:
+        """Do the work as often as libraries need to choose and to allocate what they use for it."""
+
+    def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
+        """Record it; returns where its results are once it is replayed, and what replays it."""
+
+    def beside(self, replays: Sequence[Replay]) -> None:
+        """Replay what was recorded for lanes 0, 1, ... at once."""
+
+    def begin(self, replay: Replay) -> Replay:
+        """Begin to replay what was recorded for lane 1 beside what comes next; returns what waits for its end."""
+
+
+class CUDA:
+    """CUDA graphs of one device. Those of one lane share a pool of memory: they run one after the other.
+
+    Args:
+        device: the model's, which need not be the current one: streams and kernels belong to the current device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.pools = [torch.cuda.graph_pool_handle() for _ in range(LANES)]
+        self.streams = [torch.cuda.Stream(device) for _ in range(1, LANES)]
+        # The same each time: what a pool has given to a stream it gives again to that stream only.
+        self.aside = torch.cuda.Stream(device)
+
+    def warm(self, work: Callable[[], Any]) -> None:
+        """Twice, on a stream of its own, as PyTorch asks; the memory that this took is given back."""
+        with self._on(self.aside):
+            for _ in range(2):
+                work()
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+
+    def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
+        """As :class:`Recorder` says. Not by ``torch.cuda.graph``, which waits and empties the cache each time."""
+        graph = torch.cuda.CUDAGraph()
+        with self._on(self.aside):
+            graph.capture_begin(pool=self.pools[lane])
+            try:
+                results = work()
+            finally:
+                graph.capture_end()
+        return results, partial(self._replay, graph)
+
+    def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
+        with torch.cuda.device(self.device):
+            graph.replay()
+
+    def beside(self, replays: Sequence[Replay]) -> None:
+        """As :class:`Recorder` says."""
+        first, *others = replays
+        ends = [self.begin(replay, lane) for lane, replay in enumerate(others, 1)]
+        first()
+        for end in ends:
+            end()
+
+    def begin(self, replay: Replay, lane: int = 1) -> Replay:
+        """As :class:`Recorder` says: on a stream of the lane's own."""
+        stream = self.streams[lane - 1]
+        with self._after(stream):
+            replay()
+        return lambda: torch.cuda.current_stream(self.device).wait_stream(stream)
+
+    @contextmanager
+    def _after(self, stream: torch.cuda.Stream) -> Iterator[None]:
+        """On another stream, after what has been asked of the current one so far."""
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+            yield
+
+    @contextmanager
+    def _on(self, stream: torch.cuda.Stream) -> Iterator[None]:
+        """The same, and the current one goes on after it."""
+        with self._after(stream):
+            yield
+        torch.cuda.current_stream(self.device).wait_stream(stream)
