@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dragonkit.errors import NonFiniteError
+from dragonkit.fused.switch import is_on
 from dragonkit.regions import pick
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ def similarity(gen: Tensor, gud: Tensor, gen_at: Tensor | None = None, gud_at: T
     Returns:
         0-d; 1 if the two are equal up to positive factors.
     """
+    if is_on():
+        from dragonkit.fused.cosine_kernels import Cosines, suit
+
+        if suit(gen, gud, gen_at, gud_at):
+            return (Cosines.apply(gen, gud.detach(), gen_at, gud_at).mean() + 1) / 2
     cosine = F.cosine_similarity(pick(gen, gen_at).float(), pick(gud, gud_at).detach().float(), dim=0)
     return (cosine.mean() + 1) / 2
 
@@ -58,8 +64,17 @@ def mean_similarity(gen: Tensor, gud: Tensor, gen_at: Tensor | None = None, gud_
     Arguments as in :func:`similarity`, except that the regions may differ in size. Each mean divides by the size of the
     region it sums over (in Eq. 8 the paper prints another's).
     """
-    a, b = pick(gen, gen_at).float().mean(dim=1), pick(gud, gud_at).detach().float().mean(dim=1)
+    a, b = _mean(gen, gen_at), _mean(gud.detach(), gud_at)
     return (F.cosine_similarity(a, b, dim=0) + 1) / 2
+
+
+def _mean(features: Tensor, at: Tensor | None) -> Tensor:
+    """The mean (C,) of a region's vectors."""
+    if not is_on() or at is None or at.dtype != torch.int64:
+        return pick(features, at).float().mean(dim=1)
+    vectors = pick(features).float()  # with weights instead of copies: most regions are most of the image
+    weights = vectors.new_zeros(vectors.shape[1]).index_add(0, at, vectors.new_full(at.shape, 1 / len(at)))
+    return vectors @ weights
 
 
 def attract(s: Tensor, weight: float, alpha: float = 1.0, beta: float = 4.0) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dragonkit.edits.base import Branches, Edit, Regions
 from dragonkit.energy import Term, acting, joined, slopes, total
+from dragonkit.fused import fused
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Path
 from dragonkit.regions import Frame
@@ -47,7 +48,8 @@ class Gradient:
         live = self.w.reference == "live"
         branches = [p.features_at(self.model, i, self.w.layers, live=live) for p in (self.path, *self.path.references)]
         layers = self._slopes.layers
-        found = self._compute([x[layer] for x in (at.features, *branches) for layer in layers])
+        with fused(self.model.device.type):
+            found = self._compute([x[layer] for x in (at.features, *branches) for layer in layers])
         terms = [replace(term, value=x) for term, x in zip(self._slopes.terms, found, strict=False)]
         if not terms:
             return [], None
