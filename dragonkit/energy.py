@@ -72,9 +72,8 @@ def _mean(features: Tensor, at: Tensor | None) -> Tensor:
     """The mean (C,) of a region's vectors."""
     if not is_on() or at is None or at.dtype != torch.int64:
         return pick(features, at).float().mean(dim=1)
-    vectors = pick(features).float()  # with weights instead of copies: most regions are most of the image
-    weights = vectors.new_zeros(vectors.shape[1]).index_add(0, at, vectors.new_full(at.shape, 1 / len(at)))
-    return vectors @ weights
+    vectors = pick(features).float().t()  # with weights instead of copies: most regions are most of the image
+    return vectors.new_zeros(len(vectors)).index_add(0, at, vectors.new_full(at.shape, 1 / len(at))) @ vectors
 
 
 def attract(s: Tensor, weight: float, alpha: float = 1.0, beta: float = 4.0) -> Tensor:

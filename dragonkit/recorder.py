@@ -58,11 +58,13 @@ class CUDA:
         """As :class:`Recorder` says. Not by ``torch.cuda.graph``, which waits and empties the cache each time."""
         graph = torch.cuda.CUDAGraph()
         with self._on(self.aside):
+            _forget_workspaces()
             graph.capture_begin(pool=self.pools[lane])
             try:
                 results = work()
             finally:
                 graph.capture_end()
+                _forget_workspaces()
         return results, partial(self._replay, graph)
 
     def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
@@ -97,3 +99,12 @@ class CUDA:
         with self._after(stream):
             yield
         torch.cuda.current_stream(self.device).wait_stream(stream)
+
+
+def _forget_workspaces() -> None:
+    """Let cuBLAS take its next workspaces anew: while recording from the lane's pool, and not from it afterwards.
+
+    It keeps one for each stream. Without this two lanes, recorded on one stream, would use the same one at once; and
+    PyTorch frees it when any graph of that stream goes (its issue 193402), though others write to it at each replay.
+    """
+    torch._C._cuda_clearCublasWorkspaces()

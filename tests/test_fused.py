@@ -6,10 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from safetensors.torch import save_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dragonkit.fused import fused
+from dragonkit.fused.attention import Attend
 from dragonkit.fused.block_kernels import Added, Gated
 from dragonkit.fused.blocks import Gate, Norm, Resnet, Transformer, fuse
 from dragonkit.fused.norm_kernels import Normalised
@@ -111,6 +116,54 @@ def test_a_fused_block_gives_what_it_gave_and_so_does_its_slope(name):
         torch.testing.assert_close(found[1][0], expected[1][0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [16, 12], ids=["rewired", "cross"])
+def test_attention_projects_at_once_and_its_weights_stay_what_they_were(width, tmp_path):
+    torch.manual_seed(0)
+    plain = Attention(16, None if width == 16 else width, heads=2, dim_head=8).eval().requires_grad_(False).to(DEVICE)
+    ours, products = copy.deepcopy(plain), []
+    fuse(nn.Sequential(ours))
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), ours.parameters(), strict=True))
+    save_file(ours.state_dict(), tmp_path / "it.safetensors")  # which refuses tensors that share what they hold
+    x, dy, other = last(2, 9, 16), last(2, 9, 16, seed=1), last(2, 5, width, seed=2)
+
+    class Products(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            products.extend([args[1].shape[0]] if func is F.linear else [])
+            return func(*args, **(kwargs or {}))
+
+    for context, sizes in ((other, [16, 32, 16]), (None, [48, 16])):
+        if context is None and width != 16:
+            continue
+        with fused("cuda"), Products():
+            found = slopes(lambda x, context=context: ours(x, context), [x], dy)
+        expected = slopes(lambda x, context=context: plain(x, context), [x], dy)
+        torch.testing.assert_close(found[0], expected[0])
+        torch.testing.assert_close(found[1][0], expected[1][0])
+        assert products == sizes
+        products.clear()
+    ours.to_v.weight.data = ours.to_v.weight.data.clone()  # elsewhere: as after a move to another device and back
+    ours.to_k.weight.data.mul_(2)
+    plain.to_k.weight.data.mul_(2)
+    with fused("cuda"):
+        torch.testing.assert_close(ours(x, other), plain(x, other))
+
+
+def test_attention_that_somebody_watches_or_replaces_is_left_to_diffusers():
+    ours, heard = Attention(16, heads=2, dim_head=8).eval().requires_grad_(False).to(DEVICE), []
+    x = last(2, 9, 16)
+    fuse(nn.Sequential(ours))
+    with fused("cuda"):
+        handle = ours.to_q.register_forward_hook(lambda *_: heard.append(1))
+        ours(x)
+        handle.remove()
+        ours.set_processor(lambda attn, hidden_states, **_: heard.append(2) or hidden_states)
+        assert torch.equal(ours(x), x) and heard == [1, 2]
+        ours.set_processor(AttnProcessor2_0())
+        hidden = torch.zeros(2, 1, 9, device=DEVICE)
+        hidden[..., 4:] = -torch.inf
+        torch.testing.assert_close(ours(x, attention_mask=hidden), ours(x, x[:, :4]))
+
+
 def test_a_hook_on_a_part_is_heard():
     block, heard = ResnetBlock2D(in_channels=32, temb_channels=16, groups=8).eval().requires_grad_(False), []
     fuse(block.to(DEVICE, memory_format=torch.channels_last))
@@ -135,7 +188,8 @@ def test_a_network_gives_what_it_gave():
     for part in (ours.unet, ours.vae):
         fuse(part)
     kinds = {type(m) for m in ours.unet.modules()}
-    assert {Norm, Resnet, Transformer, Gate} <= kinds and not kinds & {ResnetBlock2D, Transformer2DModel, GEGLU}
+    assert {Norm, Resnet, Transformer, Gate, Attend} <= kinds
+    assert not kinds & {ResnetBlock2D, Transformer2DModel, GEGLU, Attention}
     cond = plain.embed("a ball")
     z, image = last(1, 4, 8, 12), last(1, 3, 64, 96).sigmoid()
     results = []

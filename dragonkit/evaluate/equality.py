@@ -16,7 +16,7 @@ from dragonkit.gradient import frame_of
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, ddim_invert
 from dragonkit.models import Model
-from dragonkit.passes import evaluate, separate
+from dragonkit.passes import begun, evaluate
 from dragonkit.regions import as_image
 from dragonkit.schedule import Schedule
 
@@ -37,7 +37,8 @@ def equality(
     Returns:
         By kind of pass, ‖x - r‖ / ‖r‖ against the same pass in float32 without TF32, the largest over the steps, as
         "eager" and "recorded": ε of the guidance branch ("inversion"), ε under classifier-free guidance with attention
-        rewired ("noise"), and a vector-Jacobian product of the features ("gradient").
+        rewired ("noise"), and two vector-Jacobian products of the features ("gradient"). The last two are asked for as
+        an edit does, so that recorded ones are replayed beside each other.
     """
     graphs, model.graphs = model.graphs, None
     z0 = model.encode(as_image(image)[None])
@@ -51,11 +52,11 @@ def equality(
         words, nothing = ({k: x.float() if model is exact else x for k, x in c.items()} for c in (cond, empty[i]))
         z, t, layers = path.inputs[i], schedule.timesteps[i], tuple(sorted(w.layers))
         look = looking(model, path, mix, i, w) if i in path.tokens else None
-        return {
-            "inversion": evaluate(model, z, t, words, tokens=True, layers=layers).eps,
-            "noise": denoise(model, z, t, words, nothing, w.cfg, look),
-            "gradient": separate(model, z, t, words, layers).pull([slopes])[0],
-        }
+        inversion = evaluate(model, z, t, words, tokens=True, layers=layers).eps
+        tapped = begun(model, z, t, words, layers)
+        noise = denoise(model, z, t, words, nothing, w.cfg, look)
+        gradient = torch.cat(tapped().pull([slopes, [x.flip(-1) for x in slopes]]))
+        return {"inversion": inversion, "noise": noise, "gradient": gradient}
 
     found: dict[str, dict[str, float]] = {}
     for i in sorted({min(round(f * w.steps), w.steps - 1) for f in steps}):

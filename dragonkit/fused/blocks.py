@@ -11,6 +11,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
+from dragonkit.fused.attention import Attend, stack, stackable
 from dragonkit.fused.switch import is_on
 
 
@@ -124,7 +125,10 @@ def _unbiased(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def fuse(network: Any) -> None:
-    """Give a network's blocks the classes above; weights, their names and what the blocks compute stay as they are."""
+    """Give a network's blocks the classes above; weights, their names and what the blocks compute stay as they are.
+
+    Weights of attention move to be views of one tensor, see :func:`dragonkit.fused.attention.stack`.
+    """
     for module in network.modules():
         if type(module) is nn.GroupNorm and module.affine:
             module.__class__ = Norm
@@ -137,6 +141,9 @@ def fuse(network: Any) -> None:
             module.__class__ = Transformer
         elif type(module) is GEGLU:
             module.__class__ = Gate
+        elif stackable(module):
+            stack(module)
+            module.__class__ = Attend
         if type(getattr(module, "conv_norm_out", None)) is Norm and type(module.conv_act) is nn.SiLU:
             module.conv_norm_out.silu = True
             module.conv_act = nn.Identity()

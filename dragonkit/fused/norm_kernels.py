@@ -2,9 +2,9 @@
 
 A tensor (B, C, h, w) in the layout "channels last" is B matrices of h·w rows and C columns, and a group some columns
 beside each other. A program takes a stretch of rows of some whole groups, tile by tile (rows, groups, columns of a
-group), so that neighbouring threads read neighbouring numbers. Every direction needs sums over a group first. Where
-groups are small one program does a whole group, both the sums and what follows; where they are large they are shared
-out, and a kernel before stores each program's sums. Sums are float32, as everything is between load and store.
+group), so that neighbouring threads read neighbouring numbers. Every direction takes two kernels: the first adds up,
+for each stretch of rows and group, what the second needs the totals of. Sums are float32, as everything is between load
+and store. How wide a group is, is a constant: so the compiler sees that numbers may be read several at a time.
 """
 
 # Triton compiles these functions for each set of constants, in capitals here as in its own documentation.
@@ -20,10 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_WHOLE = 65536  # numbers of a group that is not shared out
 _TILE = 4096  # numbers a program holds at once
 _PROGRAMS = 512  # about four for each multiprocessor of a large GPU
 _SPLITS = 128  # stretches of rows at most
+_WARPS = 8
 
 
 @triton.jit
@@ -34,12 +34,10 @@ def _channels(C, CG: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _shift(SHIFT, channel, real, C, SHIFTED: tl.constexpr):
-    """What is to be added to each channel first."""
-    shift = tl.zeros_like(channel).to(tl.float32)
-    if SHIFTED:
-        shift += tl.load(SHIFT + tl.program_id(0) * C + channel, real, 0.0).to(tl.float32)
-    return shift
+def _shift(SHIFT, shifted, channel, real, C):
+    """What is to be added to each channel first: nothing, unless it is to be shifted."""
+    wanted = real & (tl.zeros_like(channel) < shifted)
+    return tl.load(SHIFT + tl.program_id(0) * C + channel, wanted, 0.0).to(tl.float32)
 
 
 @triton.jit
@@ -67,36 +65,21 @@ def _keep(SUMS, a, b, C, S, CG: tl.constexpr, GROUPS: tl.constexpr):
 
 
 @triton.jit
-def _kept(SUMS, C, S, CG: tl.constexpr, GROUPS: tl.constexpr, SPLITS: tl.constexpr):
-    """All programs' sums of each group, added."""
+def _means(SUMS, HW, C, S, CG: tl.constexpr, GROUPS: tl.constexpr, SPLITS: tl.constexpr):
+    """Of all programs' sums, divided by how many numbers a group has."""
     group, split = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS), tl.arange(0, SPLITS)
     at = SUMS + ((tl.program_id(0) * (C // CG) + group)[:, None] * S + split[None, :]) * 2
     there = (split < S)[None, :]
-    return tl.sum(tl.load(at, there, 0.0), 1), tl.sum(tl.load(at + 1, there, 0.0), 1)
-
-
-@triton.jit
-def _standard(first, second, near, HW, CG: tl.constexpr, eps):
-    """Mean and 1/σ of each group, from the sums of differences to a number near and of their squares."""
     count = HW.to(tl.float32) * CG
-    first, second = first / count, second / count
-    return near + first, 1.0 / tl.sqrt(tl.maximum(second - first * first, 0.0) + eps)
+    return tl.sum(tl.load(at, there, 0.0), 1) / count, tl.sum(tl.load(at + 1, there, 0.0), 1) / count
 
 
 @triton.jit
-def _spread(
-    X, shift, near, channel, real, begin, last, HW, C, R: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr
-):
-    """Sums of the differences to a number near, and of their squares, over a stretch of rows."""
-    a = tl.zeros((R, GROUPS, WIDTH), tl.float32)
-    b = tl.zeros((R, GROUPS, WIDTH), tl.float32)
-    for row0 in range(begin, last, R):
-        at, there = _rows(row0, last, channel, real, HW, C, R)
-        x = tl.load(X + at, there, 0.0).to(tl.float32) + shift
-        x = tl.where(there, x - near[None, :, None], 0.0)
-        a += x
-        b += x * x
-    return tl.sum(tl.sum(a, 2), 0), tl.sum(tl.sum(b, 2), 0)
+def _standard(X, SUMS, HW, C, S, eps, CG: tl.constexpr, GROUPS: tl.constexpr, SPLITS: tl.constexpr):
+    """Mean and 1/σ of each group."""
+    first, second = _means(SUMS, HW, C, S, CG, GROUPS, SPLITS)
+    variance = tl.maximum(second - first * first, 0.0)
+    return _near(X, HW, C, CG, GROUPS) + first, 1.0 / tl.sqrt(variance + eps)
 
 
 @triton.jit
@@ -110,41 +93,11 @@ def _inner(X, DY, w, bias, shift, at, there, mean, rstd, silu):
     return x, tl.where(silu != 0, slope * gate * (1.0 + y * (1.0 - gate)), slope) * w
 
 
-@triton.jit
-def _slopes(
-    X,
-    DY,
-    w,
-    bias,
-    shift,
-    channel,
-    real,
-    begin,
-    last,
-    HW,
-    C,
-    mean,
-    rstd,
-    silu,
-    R: tl.constexpr,
-    GROUPS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """Sums of ∂L/∂x̂, and of it times x̂, over a stretch of rows."""
-    a = tl.zeros((R, GROUPS, WIDTH), tl.float32)
-    b = tl.zeros((R, GROUPS, WIDTH), tl.float32)
-    for row0 in range(begin, last, R):
-        at, there = _rows(row0, last, channel, real, HW, C, R)
-        x, slope = _inner(X, DY, w, bias, shift, at, there, mean, rstd, silu)
-        a += slope
-        b += slope * x
-    return tl.sum(tl.sum(a, 2), 0), tl.sum(tl.sum(b, 2), 0)
-
-
-@triton.jit(do_not_specialize=["HW", "rows", "S"])
+@triton.jit(do_not_specialize=["shifted", "HW", "rows", "S"])
 def _forward_sums(
     X,
     SHIFT,
+    shifted,
     SUMS,
     HW,
     C,
@@ -155,23 +108,30 @@ def _forward_sums(
     GROUPS: tl.constexpr,
     WIDTH: tl.constexpr,
     SPLITS: tl.constexpr,
-    SHIFTED: tl.constexpr,
 ):
     begin = tl.program_id(2) * rows
-    channel, real = _channels(C, CG, GROUPS, WIDTH)
-    shift, near = _shift(SHIFT, channel, real, C, SHIFTED), _near(X, HW, C, CG, GROUPS)
     last = tl.minimum(begin + rows, HW)
-    a, b = _spread(X, shift, near, channel, real, begin, last, HW, C, R, GROUPS, WIDTH)
-    _keep(SUMS, a, b, C, S, CG, GROUPS)
+    channel, real = _channels(C, CG, GROUPS, WIDTH)
+    shift, near = _shift(SHIFT, shifted, channel, real, C), _near(X, HW, C, CG, GROUPS)
+    a = tl.zeros((R, GROUPS, WIDTH), tl.float32)
+    b = tl.zeros((R, GROUPS, WIDTH), tl.float32)
+    for row0 in range(begin, last, R):
+        at, there = _rows(row0, last, channel, real, HW, C, R)
+        x = tl.load(X + at, there, 0.0).to(tl.float32) + shift
+        x = tl.where(there, x - near[None, :, None], 0.0)
+        a += x
+        b += x * x
+    _keep(SUMS, tl.sum(tl.sum(a, 2), 0), tl.sum(tl.sum(b, 2), 0), C, S, CG, GROUPS)
 
 
-@triton.jit(do_not_specialize=["HW", "rows", "S", "silu"])
+@triton.jit(do_not_specialize=["shifted", "HW", "rows", "S", "silu"])
 def _forward(
     X,
     Y,
     W,
     B,
     SHIFT,
+    shifted,
     SUMS,
     HW,
     C,
@@ -184,18 +144,12 @@ def _forward(
     GROUPS: tl.constexpr,
     WIDTH: tl.constexpr,
     SPLITS: tl.constexpr,
-    SHIFTED: tl.constexpr,
 ):
     begin = tl.program_id(2) * rows
     last = tl.minimum(begin + rows, HW)
     channel, real = _channels(C, CG, GROUPS, WIDTH)
-    shift, near = _shift(SHIFT, channel, real, C, SHIFTED), _near(X, HW, C, CG, GROUPS)
-    if SPLITS == 1:
-        first, second = _spread(X, shift, near, channel, real, begin, last, HW, C, R, GROUPS, WIDTH)
-        _keep(SUMS, first, second, C, S, CG, GROUPS)
-    else:
-        first, second = _kept(SUMS, C, S, CG, GROUPS, SPLITS)
-    mean, rstd = _standard(first, second, near, HW, CG, eps)
+    mean, rstd = _standard(X, SUMS, HW, C, S, eps, CG, GROUPS, SPLITS)
+    shift = _shift(SHIFT, shifted, channel, real, C)
     w, bias = tl.load(W + channel, real, 0.0).to(tl.float32), tl.load(B + channel, real, 0.0).to(tl.float32)
     for row0 in range(begin, last, R):
         at, there = _rows(row0, last, channel, real, HW, C, R)
@@ -205,13 +159,14 @@ def _forward(
         tl.store(Y + at, y.to(Y.dtype.element_ty), there)
 
 
-@triton.jit(do_not_specialize=["HW", "rows", "S", "silu"])
+@triton.jit(do_not_specialize=["shifted", "HW", "rows", "S", "silu"])
 def _backward_sums(
     X,
     DY,
     W,
     B,
     SHIFT,
+    shifted,
     SUMS,
     SLOPES,
     HW,
@@ -225,20 +180,24 @@ def _backward_sums(
     GROUPS: tl.constexpr,
     WIDTH: tl.constexpr,
     SPLITS: tl.constexpr,
-    SHIFTED: tl.constexpr,
 ):
     begin = tl.program_id(2) * rows
     last = tl.minimum(begin + rows, HW)
     channel, real = _channels(C, CG, GROUPS, WIDTH)
-    shift, near = _shift(SHIFT, channel, real, C, SHIFTED), _near(X, HW, C, CG, GROUPS)
-    first, second = _kept(SUMS, C, S, CG, GROUPS, SPLITS)
-    mean, rstd = _standard(first, second, near, HW, CG, eps)
+    mean, rstd = _standard(X, SUMS, HW, C, S, eps, CG, GROUPS, SPLITS)
+    shift = _shift(SHIFT, shifted, channel, real, C)
     w, bias = tl.load(W + channel, real, 0.0).to(tl.float32), tl.load(B + channel, real, 0.0).to(tl.float32)
-    a, b = _slopes(X, DY, w, bias, shift, channel, real, begin, last, HW, C, mean, rstd, silu, R, GROUPS, WIDTH)
-    _keep(SLOPES, a, b, C, S, CG, GROUPS)
+    a = tl.zeros((R, GROUPS, WIDTH), tl.float32)
+    b = tl.zeros((R, GROUPS, WIDTH), tl.float32)
+    for row0 in range(begin, last, R):
+        at, there = _rows(row0, last, channel, real, HW, C, R)
+        x, slope = _inner(X, DY, w, bias, shift, at, there, mean, rstd, silu)
+        a += slope
+        b += slope * x
+    _keep(SLOPES, tl.sum(tl.sum(a, 2), 0), tl.sum(tl.sum(b, 2), 0), C, S, CG, GROUPS)
 
 
-@triton.jit(do_not_specialize=["HW", "rows", "S", "silu"])
+@triton.jit(do_not_specialize=["shifted", "HW", "rows", "S", "silu"])
 def _backward(
     X,
     DY,
@@ -246,6 +205,7 @@ def _backward(
     W,
     B,
     SHIFT,
+    shifted,
     SUMS,
     SLOPES,
     HW,
@@ -259,25 +219,18 @@ def _backward(
     GROUPS: tl.constexpr,
     WIDTH: tl.constexpr,
     SPLITS: tl.constexpr,
-    SHIFTED: tl.constexpr,
 ):
     begin = tl.program_id(2) * rows
     last = tl.minimum(begin + rows, HW)
     channel, real = _channels(C, CG, GROUPS, WIDTH)
-    shift, near = _shift(SHIFT, channel, real, C, SHIFTED), _near(X, HW, C, CG, GROUPS)
-    first, second = _kept(SUMS, C, S, CG, GROUPS, SPLITS)
-    mean, rstd = _standard(first, second, near, HW, CG, eps)
+    mean, rstd = _standard(X, SUMS, HW, C, S, eps, CG, GROUPS, SPLITS)
+    shift = _shift(SHIFT, shifted, channel, real, C)
     w, bias = tl.load(W + channel, real, 0.0).to(tl.float32), tl.load(B + channel, real, 0.0).to(tl.float32)
-    if SPLITS == 1:
-        a, b = _slopes(X, DY, w, bias, shift, channel, real, begin, last, HW, C, mean, rstd, silu, R, GROUPS, WIDTH)
-    else:
-        a, b = _kept(SLOPES, C, S, CG, GROUPS, SPLITS)
-    count = HW.to(tl.float32) * CG
-    a, b = (a / count)[None, :, None], (b / count)[None, :, None]
+    a, b = _means(SLOPES, HW, C, S, CG, GROUPS, SPLITS)
     for row0 in range(begin, last, R):
         at, there = _rows(row0, last, channel, real, HW, C, R)
         x, slope = _inner(X, DY, w, bias, shift, at, there, mean, rstd, silu)
-        dx = (slope - a - x * b) * rstd[None, :, None]
+        dx = (slope - a[None, :, None] - x * b[None, :, None]) * rstd[None, :, None]
         tl.store(DX + at, dx.to(DX.dtype.element_ty), there)
 
 
@@ -294,25 +247,16 @@ class _Plan:
         n, c, height, width = x.shape
         size, lines = c // groups, height * width
         columns = triton.next_power_of_2(size)
-        # Few different constants: each set of them is compiled, which takes half a second.
-        if lines * size <= _WHOLE:
-            constants = {"R": max(1, 2 * _TILE // columns), "GROUPS": 1, "SPLITS": 1, "num_warps": 8}
-            grid, rows = (n, groups, 1), lines
-        else:
-            together = max(1, 64 // columns)
-            while groups % together:
-                together //= 2
-            tile = max(1, _TILE // (together * columns))
-            splits = max(1, min(triton.cdiv(lines, tile), _PROGRAMS // (n * groups // together), _SPLITS))
-            rows = triton.cdiv(triton.cdiv(lines, splits), tile) * tile
-            constants = {"R": tile, "GROUPS": together, "SPLITS": _SPLITS}
-            grid = n, groups // together, triton.cdiv(lines, rows)
-        return cls(grid, (lines, c, rows, grid[2]), {"CG": size, "WIDTH": columns, **constants})
-
-    @property
-    def shared(self) -> bool:
-        """Whether several programs share a group, so that sums take a kernel of their own."""
-        return self.constants["SPLITS"] > 1
+        together = max(1, 64 // columns)
+        while groups % together:
+            together //= 2
+        tile = max(1, _TILE // (together * columns))
+        splits = max(1, min(triton.cdiv(lines, tile), _PROGRAMS // (n * groups // together), _SPLITS))
+        rows = triton.cdiv(triton.cdiv(lines, splits), tile) * tile
+        # Few different constants: each set of them is compiled, which takes a third of a second.
+        constants = {"CG": size, "R": tile, "GROUPS": together, "WIDTH": columns, "SPLITS": _SPLITS}
+        grid = n, groups // together, triton.cdiv(lines, rows)
+        return cls(grid, (lines, c, rows, grid[2]), {**constants, "num_warps": _WARPS})
 
     def sums(self, x: Tensor, groups: int) -> Tensor:
         return torch.empty((x.shape[0], groups, self.grid[2], 2), device=x.device, dtype=torch.float32)
@@ -333,11 +277,10 @@ class Normalised(torch.autograd.Function):
         """``x`` is (B, C, h, w), channels last; so is the result."""
         plan = _Plan.of(x, groups)
         y, sums = torch.empty_like(x), plan.sums(x, groups)
-        constants = {**plan.constants, "SHIFTED": shift is not None}
+        shifting = (x, 0) if shift is None else (shift, 1)
         with torch.cuda.device_of(x):  # Triton asks the current device, not the tensors'
-            if plan.shared:
-                _forward_sums[plan.grid](x, shift, sums, *plan.numbers, **constants)
-            _forward[plan.grid](x, y, weight, bias, shift, sums, *plan.numbers, eps, int(silu), **constants)
+            _forward_sums[plan.grid](x, *shifting, sums, *plan.numbers, **plan.constants)
+            _forward[plan.grid](x, y, weight, bias, *shifting, sums, *plan.numbers, eps, int(silu), **plan.constants)
         ctx.save_for_backward(x, shift, weight, bias, sums)
         ctx.groups, ctx.eps, ctx.silu = groups, eps, silu
         return y
@@ -349,9 +292,9 @@ class Normalised(torch.autograd.Function):
         x, shift, weight, bias, sums = ctx.saved_tensors
         dy, plan = dy.contiguous(memory_format=torch.channels_last), _Plan.of(x, ctx.groups)
         dx, slopes = torch.empty_like(x), plan.sums(x, ctx.groups)
-        numbers, constants = (*plan.numbers, ctx.eps, int(ctx.silu)), {**plan.constants, "SHIFTED": shift is not None}
+        shifting = (x, 0) if shift is None else (shift, 1)
+        given = (weight, bias, *shifting, sums, slopes, *plan.numbers, ctx.eps, int(ctx.silu))
         with torch.cuda.device_of(x):
-            if plan.shared:
-                _backward_sums[plan.grid](x, dy, weight, bias, shift, sums, slopes, *numbers, **constants)
-            _backward[plan.grid](x, dy, dx, weight, bias, shift, sums, slopes, *numbers, **constants)
+            _backward_sums[plan.grid](x, dy, *given, **plan.constants)
+            _backward[plan.grid](x, dy, dx, *given, **plan.constants)
         return dx, None, None, None, None, None, None

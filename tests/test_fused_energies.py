@@ -1,0 +1,108 @@
+"""Energies by fused kernels are those that PyTorch computes, value and slope."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dragonkit.edits import Appearance, Drag, Move
+from dragonkit.edits.base import Branches
+from dragonkit.energy import mean_similarity, similarity, slopes, total
+from dragonkit.fused import fused
+from dragonkit.fused.cosine_kernels import Cosines, suit
+from dragonkit.guidance import Guidance
+from dragonkit.regions import Frame, pick
+from tests.tiny import box, picture
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def features(channels, h, w, seed=0):
+    x = torch.randn(1, channels, h, w, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+    return x.to(memory_format=torch.channels_last)
+
+
+def cells(count, most, seed):
+    return torch.randint(0, most, (count,), generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def between(count, h, w, seed):
+    """Positions on a grid and up to a cell off it."""
+    xy = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
+    return (xy * torch.tensor([w + 1.0, h + 1.0]) - 1).to(DEVICE)
+
+
+PLACES = {
+    "cells, some twice": (cells(40, 30, 0), cells(40, 56, 1)),
+    "between both": (between(23, 9, 11, 0), between(23, 7, 8, 1)),
+    "cells and between": (cells(23, 99, 0), between(23, 7, 8, 1)),
+    "all and cells": (None, cells(99, 56, 1)),
+}
+
+
+@pytest.mark.parametrize("places", PLACES)
+def test_cosines_and_their_slopes_are_those_of_float64(places):
+    at, there = PLACES[places]
+    gen, gud = features(150, 9, 11), features(150, 7, 8, seed=1)
+    exact = gen.double().requires_grad_()
+    right = F.cosine_similarity(pick(exact, at), pick(gud.double(), there), dim=0)
+    gen.requires_grad_()
+    found = Cosines.apply(gen, gud, at, there)
+    dy = torch.linspace(-1, 2, len(right), dtype=torch.float64, device=DEVICE)
+    (slope,), (expected,) = torch.autograd.grad(found, gen, dy.float()), torch.autograd.grad(right, exact, dy)
+    torch.testing.assert_close(found.double(), right, rtol=0, atol=2e-7)
+    assert (slope - expected).norm() <= 1e-6 * expected.norm()
+    assert slope.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_vector_of_zeros_is_as_pytorch_has_it():
+    gen, gud, at = features(8, 3, 3), features(8, 3, 3, seed=1), torch.tensor([0, 4], device=DEVICE)
+    gen[..., 0, 0] = 0
+    gen.requires_grad_()
+    for kernels in (True, False):
+        with fused("cuda" if kernels else "cpu"):
+            value = similarity(gen, gud, at, at)
+        slope = torch.autograd.grad(value, gen)[0]
+        if kernels:
+            found = value, slope
+    torch.testing.assert_close(found, (value, slope))
+    assert found[1].isfinite().all()
+
+
+TASKS = (
+    Move(box(64, 96, 8, 8, 32, 40), by=(24, 16), scale=1.2, angle=10),
+    Drag([(20.0, 20.0, 40.3, 30.7)], box(64, 96, 8, 8, 32, 40)),
+    Appearance(box(64, 96, 8, 8, 32, 40), picture(64, 64, 3), box(64, 64, 20, 20, 50, 50)),
+)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: type(task).__name__)
+def test_an_edits_terms_and_slopes_are_the_same(task, monkeypatch):
+    frame, w = Frame(64, 96, device=DEVICE), Guidance.preset("iclr", task.kind).replace(w_contrast=0.3)
+    m, grid = task.regions(frame), frame.grid
+    gen, gud = features(20, 4, 6).requires_grad_(), features(20, 4, 6, seed=1)
+    refs = tuple(features(20, 16, 16, seed=2) for _ in task.references)
+    calls = []
+    apply = Cosines.apply
+    monkeypatch.setattr(Cosines, "apply", lambda *args: calls.append(1) or apply(*args))
+
+    def both(kernels):
+        own, other = (F.interpolate(x, grid, mode="bilinear") for x in (gen, gud))
+        with fused("cuda" if kernels else "cpu"):
+            terms = total([(1.0, task.terms(Branches(own, other, refs, 2), m, w))])
+        return {term.name: term.value for term in terms}, *slopes(terms, [gen])
+
+    (found, slope), called, (right, expected) = both(True), len(calls), both(False)
+    assert found.keys() == right.keys() and called == len(calls) >= 1
+    for name in right:
+        torch.testing.assert_close(found[name], right[name], rtol=1e-5, atol=1e-6)
+    assert (slope - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_what_lies_otherwise_is_left_to_pytorch():
+    gen, gud, mask = features(6, 5, 4), features(6, 5, 4, seed=1), torch.zeros(5, 4, dtype=torch.bool, device=DEVICE)
+    mask[1:3, 2:] = True
+    assert suit(gen, gud, None, None) and not suit(gen, gud, mask, mask) and not suit(gen.half(), gud, None, None)
+    for a, b, at in ((gen, gud, mask), (gen.contiguous(), gud, None), (gen[0], gud[0], None), (gen.half(), gud, None)):
+        with fused("cuda"):
+            found = similarity(a, b, at, at), mean_similarity(a, b, at, at)
+        torch.testing.assert_close(found, (similarity(a, b, at, at), mean_similarity(a, b, at, at)))
