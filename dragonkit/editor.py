@@ -207,7 +207,7 @@ def edit(
         return model.decode(z)[0, :, : frame.height, : frame.width].cpu()
 
     kept = Trace(decoded, record)
-    with economy(model, memory) as store, unfused(model.unet), counted(model.unet) as count:
+    with model.current(), economy(model, memory) as store, unfused(model.unet), counted(model.unet) as count:
         keep = Keep.wanted(w, schedule, store)
         ahead = partial(bar, "guidance branch", shown=progress)
         path = generated.filled(model, keep, ahead) if generated else inverted(source, words, "inversion", w.cfg)

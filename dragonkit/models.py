@@ -7,6 +7,7 @@ hold.
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,10 @@ class Model:
     def device(self) -> torch.device:
         """Where the denoiser is."""
         return next(self.unet.parameters()).device
+
+    def current(self) -> AbstractContextManager[None]:
+        """Make the model's GPU the current one inside the block: not everything asks tensors where they are."""
+        return torch.cuda.device_of(next(self.unet.parameters()))
 
     @property
     def dtype(self) -> torch.dtype:

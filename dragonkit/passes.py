@@ -151,7 +151,7 @@ class Watched:
 def _unit(slopes: Slopes) -> Tensor:
     """The powers of two, (B, 1, 1, 1), that bring the largest slope of each of the batch to between 1/2 and 1."""
     largest = torch.stack([x.abs().amax((1, 2, 3), keepdim=True) for x in slopes]).amax(0)
-    return torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp(min=-126))
+    return torch.ldexp(torch.ones_like(largest), -(largest.log2().floor() + 1).clamp(min=-126))
 
 
 def separate(model: Model, z: Tensor, t: int, cond: Cond, layers: Iterable[int]) -> Watched:

@@ -131,7 +131,7 @@ def edit_together(
         return inverted([wish.image], [wish.prompt], keep, w.cfg)
 
     traces = [Trace(decoded, trace) for _ in wishes]
-    with economy(model, memory) as store, unfused(model.unet), counted(model.unet) as count:
+    with model.current(), economy(model, memory) as store, unfused(model.unet), counted(model.unet) as count:
         keep = Keep.wanted(w, schedule, store)
         if invert is ddim_invert and not any(isinstance(wish.image, Generated) for wish in wishes):
             path = inverted([wish.pixels for wish in wishes], [wish.prompt for wish in wishes], keep, w.cfg)
