@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from dragonkit.memory import Memory
     from dragonkit.models import Model
     from dragonkit.result import Result
 
@@ -154,6 +155,7 @@ class Session:
         progress: Any = True,
         on_step: Any = None,
         model: Model | None = None,
+        memory: Memory = "full",
     ) -> Result:
         """Edit the current picture; the result becomes the current one.
 
@@ -168,6 +170,7 @@ class Session:
             on_step: see :func:`dragonkit.edit`.
             model: what runs; default the session's. A thread of its own needs hooks of its own, so a copy of the
                 denoiser's modules.
+            memory: see :func:`dragonkit.edit`.
 
         Returns:
             The result, with its trace.
@@ -192,7 +195,8 @@ class Session:
             checked(runs, node.tensor, task, None, words, w)  # before it is generated again
             spent = self.generated(runs, keep=Keep.wanted(w, Schedule(runs, w.steps)), progress=progress)
         source = self.given(node, words, w)
-        result = run(runs, source, task, words, guidance=w, trace=trace, progress=progress, on_step=on_step)
+        options = {"trace": trace, "progress": progress, "on_step": on_step, "memory": memory}
+        result = run(runs, source, task, words, guidance=w, **options)
         result = replace(result, nfe=result.nfe + spent) if spent else result
         last = {name: [v for v in values if v == v][-1] for name, values in result.trace.energies.items()}
         self.history = self.history.at(node.id).added(  # to what others may have added meanwhile

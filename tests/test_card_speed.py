@@ -111,3 +111,17 @@ def test_a_dtype_is_named_as_torch_names_it(capsys, tmp_path):
     assert dtype_named("bfloat16") is torch.bfloat16
     args = ["bench", "speed", "--model", "sd15-random", "--dtype", "half", "--json", str(tmp_path / "a.json")]
     assert main(args) == BAD_INPUT and "dtype is 'half': choose from float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("--size 64 --n 3", "--n is for scenes: leave it out"),
+        ("--size 64 --split test", "--split is for scenes"),
+        ("--model sd15-random --presets fast", "--presets is for scenes"),
+        ("--dtype float16", "--dtype is for one --size: leave it out"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(args, said, capsys, tmp_path):
+    assert main(["bench", "speed", *args.split(), "--json", str(tmp_path / "a.json")]) == BAD_INPUT
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())

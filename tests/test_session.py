@@ -321,6 +321,18 @@ def test_a_session_takes_pictures_as_the_editor_does() -> None:
     assert np.array_equal(np.asarray(session.image), pixels) and repr(session) == "Session(80x64, 0 edits, at 0)"
 
 
+def test_an_edit_may_take_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, asked = fresh(), []
+    with pytest.raises(InputError, match="memory is 'least'"):
+        session.apply(move(8), progress=False, memory="least")  # type: ignore[arg-type]
+    monkeypatch.setattr(
+        dragonkit.editor, "edit", lambda *args, memory, **o: asked.append(memory) or fake_edit(*args, **o)
+    )
+    for memory in ("low", "full"):
+        session.apply(move(8), memory=memory)  # type: ignore[arg-type]
+    assert asked == ["low", "full"] and len(session.nodes) == 3
+
+
 def test_steps_can_be_watched_and_ended_anywhere() -> None:
     model, w = tiny_model(), Guidance.preset("iclr").replace(steps=3)
     session = Session(model, picture(64, 80))

@@ -96,10 +96,10 @@ def _add_inversion(measures: Any) -> None:
 def _add_speed(measures: Any) -> None:
     speed = measures.add_parser("speed", help="seconds of an edit, beside the official implementation's loop")
     speed.add_argument("--kind", default="move", help="kind of edit (default: move)")
-    speed.add_argument("--n", type=int, default=2, metavar="N", help="scenes (default: 2)")
+    speed.add_argument("--n", type=int, default=None, metavar="N", help="scenes (default: 2)")
     speed.add_argument("--repeats", type=int, default=3, metavar="R", help="times each scene is edited (default: 3)")
     speed.add_argument("--seed", type=int, default=0, metavar="S", help="first scene's seed (default: 0)")
-    speed.add_argument("--split", default="test", help="train or test (default: test)")
+    speed.add_argument("--split", default=None, help="train or test (default: test)")
     speed.add_argument("--model", default="mini", help="name or folder of the model (default: mini)")
     speed.add_argument("--preset", default=None, help="guidance of both loops (default: the model's own)")
     speed.add_argument("--steps", type=int, default=50, help="their DDIM steps (default: 50)")
@@ -226,10 +226,15 @@ def _bench_speed(args: argparse.Namespace) -> None:
     from dragonkit.models import load
 
     check_file(args.json, ".json")
-    if args.size is not None or args.model.endswith("-random"):
+    one_size = args.size is not None or args.model.endswith("-random")
+    for name in ("n", "split", "presets") if one_size else ("dtype",):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} is for {'scenes' if one_size else 'one --size'}: leave it out")
+    if one_size:
         _bench_card_speed(args)
         return
-    which = {name: getattr(args, name) for name in ("kind", "n", "repeats", "split", "preset", "steps", "presets")}
+    which = {name: getattr(args, name) for name in ("kind", "repeats", "preset", "steps", "presets")}
+    which |= {"n": 2 if args.n is None else args.n, "split": args.split or "test"}
     check_speed(**which)
 
     scores = bench_speed(load(args.model), seed=args.seed, **which)

@@ -109,6 +109,7 @@ def bench_card_speed(
         def timed(variant: str, run: Callable[[], Result], times: int) -> None:
             bar.set_description(variant)
             rows[variant], latents[variant] = _timed(run, times, model.device, bar.update)
+            bar.write(f"{variant}: {rows[variant]['seconds']:.3f} s")  # the report comes when all are done
 
         def official(w: Guidance = w) -> Result:
             return official_edit(model, image, task, prompt, w, "official")
