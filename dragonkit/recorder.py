@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -57,9 +58,9 @@ class CUDA:
     def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
         """As :class:`Recorder` says. Not by ``torch.cuda.graph``, which waits and empties the cache each time."""
         graph = torch.cuda.CUDAGraph()
-        with self._on(self.aside):
+        with self._on(self.aside), uncollected():
             _forget_workspaces()
-            graph.capture_begin(pool=self.pools[lane])
+            graph.capture_begin(pool=self.pools[lane], capture_error_mode="thread_local")  # others' threads may go on
             try:
                 results = work()
             finally:
@@ -99,6 +100,18 @@ class CUDA:
         with self._after(stream):
             yield
         torch.cuda.current_stream(self.device).wait_stream(stream)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Collect no garbage inside the block: another graph may be in it, and freeing that would spoil a recording."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _forget_workspaces() -> None:

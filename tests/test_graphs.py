@@ -18,7 +18,7 @@ from dragonkit.inversion import fixed_point_invert
 from dragonkit.loading.place import lay_out
 from dragonkit.models import load
 from dragonkit.passes import evaluate, separate
-from dragonkit.recorder import CUDA
+from dragonkit.recorder import CUDA, uncollected
 from dragonkit.taps import tap
 from dragonkit.trace import Record
 from tests.tiny import box, fresh_model, picture
@@ -239,6 +239,18 @@ def test_new_weights_are_recorded_anew():
     model.unet.to(torch.float64).to(torch.float32)
     evaluate(model, z, 100, cond)
     assert model.graphs.recorder.recordings == 2
+
+
+def test_no_garbage_is_collected_while_something_is_recorded():
+    for before in (True, False):
+        (gc.enable if before else gc.disable)()
+        try:
+            with pytest.raises(ValueError, match="stop"), uncollected():
+                assert not gc.isenabled()
+                raise ValueError("stop")
+            assert gc.isenabled() == before
+        finally:
+            gc.enable()
 
 
 def test_graphs_are_refused_where_there_is_no_such_device():
