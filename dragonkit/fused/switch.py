@@ -1,4 +1,4 @@
-"""Whether blocks compute with the kernels of this package."""
+"""Whether blocks and energies compute with the kernels of this package."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def is_on() -> bool:
 
 @contextmanager
 def fused(device: str = "cuda") -> Iterator[None]:
-    """Let blocks compute with fewer passes over memory inside the block, if Triton is there and it is a GPU.
+    """Let what is inside compute with fewer passes over memory, if Triton is there and it is a GPU.
 
-    For what is recorded as a CUDA graph, and for what is large. Else asking for one of these kernels takes Python
-    longer than PyTorch takes to ask for all of its own.
+    For what is recorded as a CUDA graph, and for what is large, as pictures and energies are. Else asking for one of
+    these kernels takes Python longer than PyTorch takes to ask for all of its own.
 
     Args:
         device: type of the device that computes.
