@@ -119,5 +119,7 @@ def _forget_workspaces() -> None:
 
     It keeps one for each stream. Without this two lanes, recorded on one stream, would use the same one at once; and
     PyTorch frees it when any graph of that stream goes (its issue 193402), though others write to it at each replay.
+    What this asks for is private to PyTorch, whose own recordings ask for the same.
     """
-    torch._C._cuda_clearCublasWorkspaces()
+    if forget := getattr(torch._C, "_cuda_clearCublasWorkspaces", None):
+        forget()
