@@ -192,6 +192,8 @@ def edit(
         OutOfMemoryError: the device's memory is too small; the message names what takes less.
     """
     began = time.perf_counter()
+    if not callable(invert):
+        raise InputError(f"invert is a {type(invert).__name__}: give a function such as ddim_invert")
     generated = image if isinstance(image, Generated) else None
     source = generated.tensor if generated else as_image(image)
     task, words, w, frame = checked(model, image if generated else source, edit, edits, prompt, guidance)

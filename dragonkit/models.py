@@ -22,8 +22,8 @@ from dragonkit.loading.cards import Card as Card
 from dragonkit.loading.cards import card_of
 from dragonkit.loading.place import DTYPES as DTYPES
 from dragonkit.loading.place import device_of, dtype_of, lay_out
-from dragonkit.loading.sources import read_any, read_autoencoder
-from dragonkit.schedule import alphas_cumprod
+from dragonkit.loading.sources import read_any
+from dragonkit.schedule import alphas_cumprod, spaced
 from dragonkit.text import Cond as Cond
 from dragonkit.text import arguments, embed_one, embed_two
 
@@ -71,11 +71,13 @@ class Model:
         for part in self.parts.values():
             part.eval().requires_grad_(False)
         self._alphas = alphas_cumprod(self.schedule_config)
-        kind = self.schedule_config.get("prediction_type", "epsilon")
-        self._v = kind == "v_prediction"
-        if kind not in ("epsilon", "v_prediction"):
-            raise InputError(f"prediction_type {kind!r} is not known: use a model of 'epsilon' or 'v_prediction'")
-        if self.schedule_config.get("rescale_betas_zero_snr") and not self._v:
+        spaced(self.schedule_config, 1)
+        self._kind = self.schedule_config.get("prediction_type", "epsilon")
+        if self._kind not in ("epsilon", "v_prediction", "sample"):
+            raise InputError(
+                f"prediction_type {self._kind!r} is not known: use a model of 'epsilon', 'v_prediction' or 'sample'"
+            )
+        if self.schedule_config.get("rescale_betas_zero_snr") and self._kind == "epsilon":
             raise InputError("rescale_betas_zero_snr wants 'v_prediction': noise alone does not say what ε leaves over")
 
     @property
@@ -116,7 +118,7 @@ class Model:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels of the images that it was trained on."""
-        cells = self.unet.config.sample_size
+        cells = self.unet.config.sample_size or (64 if self.text_encoder_2 is None else 128)  # if untold, as diffusers
         h, w = (cells, cells) if isinstance(cells, int) else cells
         return h * self.factor, w * self.factor
 
@@ -152,15 +154,18 @@ class Model:
             cond: what :meth:`embed` gave; its batch is B.
 
         Returns:
-            ε, float32 (B, C, h, w); a v-prediction v is converted: ε = √ᾱ v + √(1-ᾱ) z.
+            ε, float32 (B, C, h, w); a v-prediction v is converted: ε = √ᾱ v + √(1-ᾱ) z, and a clean latent x0:
+            ε = (z - √ᾱ x0) / √(1-ᾱ).
         """
         return self.noise(self.unet(z.to(self.dtype), t, **arguments(cond), return_dict=False)[0], z, t)
 
     def noise(self, out: Tensor, z: Tensor, t: int) -> Tensor:
-        """ε, float32, from what the U-Net gave at (z, t): that itself, or a v-prediction."""
-        if not self._v:
+        """ε, float32, from what the U-Net gave at (z, t): that itself, a v-prediction, or a clean latent."""
+        if self._kind == "epsilon":
             return out.float()
         a = self._alphas[t]
+        if self._kind == "sample":
+            return (z - a**0.5 * out.float()) / (1 - a) ** 0.5
         return a**0.5 * out.float() + (1 - a) ** 0.5 * z
 
     @torch.no_grad()
@@ -258,8 +263,8 @@ def load(
             What is on the hub is looked for in the local cache first, and downloaded only if it is not there.
         device: default the GPU if there is one.
         dtype: one of ``DTYPES``; default float32 on a CPU (stored half precision is widened), float16 on a GPU.
-        vae: an autoencoder to use instead of the model's own: its folder, a model's folder, or a hub id, for instance
-            "madebyollin/sdxl-vae-fp16-fix", which stays finite in float16.
+        vae: an autoencoder to use instead of the model's own: its folder, a model's folder, a .safetensors file, or a
+            hub id, for instance "madebyollin/sdxl-vae-fp16-fix", which stays finite in float16.
         lora: a LoRA to fuse at full strength, see :meth:`Model.load_lora`.
         config: for a single file: a name in ``CARDS``, a diffusers folder or a hub id whose configuration it has;
             default what the file's tensors look like.
@@ -282,9 +287,7 @@ def load(
     if graphs and plain:
         raise InputError("graphs and plain are both True: a plain model records nothing, leave one out")
     card = card_of(str(name))
-    parts = read_any(card.source, CARDS, place, dtype, config=config, tokenizer=tokenizer)
-    if vae is not None:
-        parts["vae"] = read_autoencoder(vae, CARDS, dtype, two="text_encoder_2" in parts)
+    parts = read_any(card.source, CARDS, place, dtype, config=config, tokenizer=tokenizer, vae=vae)
     if card is not CARDS.get(str(name)) and "text_encoder_2" in parts:
         card = replace(card, guidance=CARDS["sdxl"].guidance)
     model = Model(name=str(name), card=card, **parts)

@@ -15,29 +15,31 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from dragonkit.callbacks import TOLD, Callback, asked_by, call_back
 from dragonkit.editor import Step, edit
 from dragonkit.edits.base import Edit
 from dragonkit.edits.several import Several
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, ddim_invert
-from dragonkit.loading.cards import Card
-from dragonkit.loading.folder import vae_dtype
-from dragonkit.loading.suits import check_pair, check_unet, check_vae
+from dragonkit.loading.cards import CARDS, Card
+from dragonkit.loading.folder import explained, place_of, schedule_of, vae_dtype
+from dragonkit.loading.suits import check_pair, check_suits, check_unet, check_vae
 from dragonkit.memory import Memory
 from dragonkit.models import Model
 
 OUTPUTS = ("pil", "np", "pt", "latent")
-Callback = Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
-class DragonDiffusionPipeline(DiffusionPipeline):
+class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionXLLoraLoaderMixin):
     """Edit images with Stable Diffusion 1, 2 or XL, as a diffusers pipeline.
+
+    LoRAs are loaded, weighted, fused and unloaded as in any Stable Diffusion pipeline.
 
     Args:
         vae: the autoencoder.
@@ -56,7 +58,7 @@ class DragonDiffusionPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
     _optional_components = ["text_encoder_2", "tokenizer_2"]
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs = list(TOLD)
 
     def __init__(
         self,
@@ -97,8 +99,20 @@ class DragonDiffusionPipeline(DiffusionPipeline):
         Args:
             name: a diffusers folder or a hub id.
             options: of :meth:`diffusers.DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            InputError: there is no such model, it is not whole, or not one that an edit can use.
         """
-        return super().from_pretrained(name, **{"use_safetensors": True, **options})
+        place = place_of(name, "model name")
+        if place.is_dir():
+            check_suits(place)
+        with explained(str(name), CARDS):
+            return super().from_pretrained(name, **{"use_safetensors": True, **options})
+
+    def load_lora_weights(self, source: Any, adapter_name: str | None = None, **options: Any) -> None:
+        """Load a LoRA, as :meth:`diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_weights` does."""
+        kind = StableDiffusionLoraLoaderMixin if self.text_encoder_2 is None else StableDiffusionXLLoraLoaderMixin
+        kind.load_lora_weights(self, source, adapter_name, **options)
 
     @classmethod
     def from_model(cls, model: Model) -> "DragonDiffusionPipeline":
@@ -119,7 +133,13 @@ class DragonDiffusionPipeline(DiffusionPipeline):
         """The components as :mod:`dragonkit` has them, nothing copied.
 
         An autoencoder that overflows in float16 is widened to float32, as diffusers does while it decodes.
+
+        Raises:
+            InputError: a component has been removed.
         """
+        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+            if getattr(self, part) is None:
+                raise InputError(f"the pipeline has no {part}: set pipe.{part}")
         two = self.text_encoder_2 is not None
         width = vae_dtype(self.vae.config, self.vae.dtype, two)
         if width != self.vae.dtype:
@@ -131,7 +151,7 @@ class DragonDiffusionPipeline(DiffusionPipeline):
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
-            schedule_config=dict(self.scheduler.config),
+            schedule_config=schedule_of(self.scheduler.config, two),
             card=Card(source="a pipeline", about="the components of a diffusers pipeline", guidance=preset),
             text_encoder_2=self.text_encoder_2,
             tokenizer_2=self.tokenizer_2,
@@ -166,7 +186,7 @@ class DragonDiffusionPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         invert: Inverter = ddim_invert,
         memory: Memory = "full",
-        callback_on_step_end: Callback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         output_type: str = "pil",
         return_dict: bool = True,
@@ -199,11 +219,7 @@ class DragonDiffusionPipeline(DiffusionPipeline):
             InputError: anything given cannot be used.
             NonFiniteError: an energy, a gradient, a latent or the image is not finite.
         """
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        asked = list(callback_on_step_end_tensor_inputs)
-        if unknown := [name for name in asked if name not in self._callback_tensor_inputs]:
-            raise InputError(f"callback_on_step_end_tensor_inputs has {unknown[0]!r}: it may hold 'latents' alone")
+        asked = asked_by(callback_on_step_end, callback_on_step_end_tensor_inputs)
         if output_type not in OUTPUTS:
             raise InputError(f"output_type is {output_type!r}: choose from {', '.join(map(repr, OUTPUTS))}")
         if generator is not None and not isinstance(generator, torch.Generator):
@@ -220,7 +236,7 @@ class DragonDiffusionPipeline(DiffusionPipeline):
                     bar.set_description(title)
                     for step in steps:
                         if isinstance(step, Step) and callback_on_step_end is not None:
-                            self._call_back(callback_on_step_end, step, asked)
+                            call_back(callback_on_step_end, self, step, asked)
                         bar.update()
                         yield step
                         if self._interrupt and isinstance(step, Step):
@@ -239,17 +255,6 @@ class DragonDiffusionPipeline(DiffusionPipeline):
             images = [result.image]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _call_back(self, callback: Any, step: Step, asked: list[str]) -> None:
-        """Call the user's function after a step, and put its latents in the place of the run's."""
-        told = {"latents": step.z} if asked else {}
-        given = callback(self, step.i, step.t, told) or {}
-        z = given.get("latents", step.z)
-        if z is step.z:
-            return
-        if not isinstance(z, Tensor) or z.shape != step.z.shape:
-            raise InputError(f"callback_on_step_end gave latents {_shape(z)}: give {_shape(step.z)}")
-        step.z.copy_(z)  # the very tensor from which the run goes on
-
     def _numbers(self, model: Model, edit: Any, given: Any, steps: Any, cfg: Any, generator: Any) -> Guidance:
         """The run's guidance: the preset or the numbers given, and what was given beside."""
         if given is None or isinstance(given, str):
@@ -265,7 +270,3 @@ class DragonDiffusionPipeline(DiffusionPipeline):
 
 
 _edit = edit  # by another name where ``edit`` is what to do
-
-
-def _shape(x: Any) -> str:
-    return str(tuple(x.shape)) if isinstance(x, Tensor) else f"a {type(x).__name__}"

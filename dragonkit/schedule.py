@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dragonkit.checks import check_whole
+from dragonkit.checks import check_number, check_whole
 from dragonkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,29 +32,21 @@ def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
 
     Args:
         config: a diffusers scheduler configuration: ``num_train_timesteps``, ``beta_start``, ``beta_end``,
-            ``beta_schedule`` ("scaled_linear", Stable Diffusion's, or "linear"), and ``rescale_betas_zero_snr``: √ᾱ is
-            then stretched so that the last timestep is noise alone (Lin et al., 2024, Alg. 1), here ``PURE_NOISE``.
+            ``beta_schedule`` ("scaled_linear", Stable Diffusion's, "linear" or "squaredcos_cap_v2"), ``trained_betas``,
+            which lists every β_t instead, and ``rescale_betas_zero_snr``: √ᾱ is then stretched so that the last
+            timestep is noise alone (Lin et al., 2024, Alg. 1), here ``PURE_NOISE``.
 
     Returns:
         Float32, (num_train_timesteps,), decreasing, in (0, 1).
 
     Raises:
-        InputError: the schedule is of another kind.
+        InputError: the schedule is of another kind, or its numbers cannot be used.
     """
-    missing = [name for name in ("num_train_timesteps", "beta_start", "beta_end") if config.get(name) is None]
-    if missing:
-        kind = config.get("_class_name", "scheduler")
-        raise InputError(f"the {kind} has no {missing[0]}: use a model trained on a schedule of betas")
-    count, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
-    kind = config.get("beta_schedule", "linear")
-    if config.get("trained_betas") is not None:
-        raise InputError("the scheduler lists its betas: use a model trained on a plain beta schedule")
-    if kind == "scaled_linear":
-        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
-    elif kind == "linear":
-        betas = torch.linspace(start, end, count, dtype=torch.float32)
-    else:
-        raise InputError(f"beta_schedule {kind!r} is not known: use a model with 'scaled_linear' or 'linear'")
+    betas = _betas(config)
+    if not ((betas > 0) & (betas < 1)).all():
+        raise InputError(
+            f"the scheduler's betas are from {betas.min():g} to {betas.max():g}: use a model with betas between 0 and 1"
+        )
     table = torch.cumprod(1.0 - betas, dim=0)
     if config.get("rescale_betas_zero_snr"):
         root = table.sqrt()
@@ -61,11 +54,41 @@ def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     return table
 
 
+def _betas(config: Mapping[str, Any]) -> Tensor:
+    """Every β_t of a configuration, float32 (num_train_timesteps,)."""
+    missing = [name for name in ("num_train_timesteps", "beta_start", "beta_end") if config.get(name) is None]
+    if missing:
+        kind = config.get("_class_name", "scheduler")
+        raise InputError(f"the {kind} has no {missing[0]}: use a model trained on a schedule of betas")
+    count, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
+    check_whole("num_train_timesteps", count, 2)
+    check_number("beta_start", start)
+    check_number("beta_end", end)
+    kind, listed = config.get("beta_schedule", "linear"), config.get("trained_betas")
+    if listed is not None:
+        betas = np.asarray(listed)
+        if betas.shape != (count,) or betas.dtype.kind != "f":
+            raise InputError(f"trained_betas is {str(listed)[:40]}: use a model whose scheduler lists {count} numbers")
+        return torch.from_numpy(betas.astype(np.float32))
+    if kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
+    if kind == "linear":
+        return torch.linspace(start, end, count, dtype=torch.float32)
+    if kind == "squaredcos_cap_v2":  # Nichol and Dhariwal, 2021, Eq. 17
+        part = torch.arange(count + 1, dtype=torch.float64) / count
+        table = torch.cos((part + 0.008) / 1.008 * torch.pi / 2) ** 2
+        return (1 - table[1:] / table[:-1]).clamp(max=0.999).float()
+    raise InputError(
+        f"beta_schedule {kind!r} is not known: use a model with 'scaled_linear', 'linear' or 'squaredcos_cap_v2'"
+    )
+
+
 def spaced(config: Mapping[str, Any], steps: int) -> list[int]:
     """The timesteps of a run, falling, as diffusers' ``DDIMScheduler`` chooses them by ``timestep_spacing``."""
     count, kind = config["num_train_timesteps"], config.get("timestep_spacing", "leading")
     if kind == "leading":
         offset = config.get("steps_offset", 0)
+        check_whole("steps_offset", offset, 0, count - 1)
         check_whole("steps", steps, 1, count - offset)
         return [i * (count // steps) + offset for i in reversed(range(steps))]
     check_whole("steps", steps, 1, count)
@@ -80,7 +103,8 @@ class Schedule:
     """The levels of one run, and deterministic DDIM steps (η = 0) between any two of them.
 
     Bit for bit what diffusers' ``DDIMScheduler`` does with "leading" spacing, in float32. With another spacing each
-    step goes to the next timestep of the run, where diffusers goes down by a whole number, which may be one off.
+    step goes to the next timestep of the run, as in diffusers' ``EulerDiscreteScheduler`` (the same steps, told by
+    noise over signal); its ``DDIMScheduler`` goes down by as many timesteps at every step, and misses the next one.
 
     Args:
         model: anything with a ``schedule_config``, see :func:`alphas_cumprod` and :func:`spaced`;

@@ -123,7 +123,12 @@ def attentions(unet: Any) -> dict[str, nn.Module]:
     Raises:
         InputError: there is none, so attention cannot be recorded or rewired.
     """
-    found = {name: m for name, m in unet.named_modules() if name.startswith("up_blocks") and name.endswith("attn1")}
+    named = {name: m for name, m in unet.named_modules() if name.startswith("up_blocks")}
+    found = {
+        name: m
+        for name, m in named.items()
+        if name.endswith("attn1") and not getattr(named[name.removesuffix(".attn1")], "only_cross_attention", False)
+    }
     if not found:
         raise InputError("the model has no decoder self-attention (up_blocks…attn1): set attention_mode to 'off'")
     return found

@@ -107,8 +107,8 @@ def test_an_incomplete_folder_is_one_line(folder, lost):
 
 def test_another_kind_of_prediction_is_refused(folder):
     config = folder / "scheduler/scheduler_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "sample"}))
-    with pytest.raises(InputError, match="prediction_type 'sample'"):
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "flow"}))
+    with pytest.raises(InputError, match="prediction_type 'flow'"):
         load(folder)
 
 

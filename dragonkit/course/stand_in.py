@@ -159,7 +159,7 @@ def models(named: str = "") -> dict[str, Model]:
         if family in found:
             raise InputError(f"{found[family].name!r} and {name!r} are both of {family}: name one of each")
         found[family] = model
-    autoencoder = read_autoencoder(data_path("mini"), CARDS, torch.float32, two=False)
+    autoencoder = read_autoencoder(data_path("mini"), CARDS, torch.float32, {}, False)
     for family in FAMILIES:
         if family not in found:
             found[family] = tiny(family)

@@ -13,8 +13,33 @@ import torch
 from dragonkit.errors import InputError, one_line
 from dragonkit.loading.hub import fetch
 from dragonkit.loading.suits import PICKLES, check_suits, read_json
+from dragonkit.loading.weights import check_weights
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def place_of(source: Any, name: str, known: Iterable[str] = ()) -> Path:
+    """The path that a source would be, whether or not it is there.
+
+    Args:
+        source: what the user gave.
+        name: what it is, for errors.
+        known: names to suggest, beside a path.
+
+    Raises:
+        InputError: it is no path, or none that the file system could hold.
+    """
+    try:
+        if source == "":
+            raise ValueError("no name")  # pathlib takes it for the current folder
+        place = Path(source).expanduser()
+        place.exists()
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        names = "".join(f"{other}, " for other in known)
+        raise InputError(
+            f"{name} is {repr(source)[:100]}: give {names}a folder, a .safetensors file or a hub id 'owner/name'"
+        ) from error
+    return place
 
 
 def find(source: str, known: Iterable[str], dtype: torch.dtype) -> Path:
@@ -28,19 +53,20 @@ def find(source: str, known: Iterable[str], dtype: torch.dtype) -> Path:
     Raises:
         InputError: it is none of these, or a file is missing or damaged, or the model is of another kind.
     """
-    place = Path(source).expanduser()
     if source == "mini":
         from dragonkit.data import data_path
 
         place = Path(data_path("mini"))
-    if source and place.is_dir():
+    else:
+        place = place_of(source, "model name", known)
+    if place.is_dir():
         check_suits(place)
         check_complete(place)
         return place
-    if source and place.is_file():
+    if place.is_file():
         if place.suffix.lower() in PICKLES:
             raise InputError(f"{place.name} is a pickle, which may run code when read: fetch it as .safetensors")
-        if place.suffix.lower() != ".safetensors":
+        if place.suffix != ".safetensors":
             raise InputError(f"{place.name} is no .safetensors file: give one, a folder, or a hub id 'owner/name'")
         return place
     if HUB_ID.fullmatch(source):
@@ -56,62 +82,43 @@ def check_complete(root: Path) -> None:
     second = (root / "text_encoder_2").is_dir() or (root / "tokenizer_2").is_dir()
     for part in ("unet", "vae", "text_encoder", *["text_encoder_2"] * second):
         check_weights(root, part)
+        read_json(root / part / "config.json")
     for part in ("tokenizer", *["tokenizer_2"] * second):
         if not any((root / part / name).is_file() for name in ("vocab.json", "tokenizer.json")):
             raise InputError(f"no {part}/vocab.json in {root}: fetch the model again")  # an empty one would be made
     read_json(root / "scheduler" / "scheduler_config.json")
 
 
-def check_weights(root: Path, part: str) -> None:
-    """Raise an InputError unless a part's folder holds safetensors, none of them cut short and no shard missing."""
-    files = sorted((root / part).glob("*.safetensors"))
-    if not files:
-        pickles = sorted(p.name for p in (root / part).glob("*") if p.suffix in PICKLES)
-        found = f" ({pickles[0]} is a pickle, which may run code when read)" if pickles else ""
-        raise InputError(f"no {part}/*.safetensors in {root}{found}: fetch the model again, in safetensors format")
-    for file in files:
-        check_file(file, f"{part}/{file.name}")
-    for index in (root / part).glob("*.safetensors.index*.json"):
-        half = ".fp16" in index.name
-        if half != all(".fp16" in file.name for file in files):
-            continue  # of a variant that is not here
-        for name in sorted({str(name) for name in read_json(index).get("weight_map", {}).values()}):
-            if not (root / part / name).is_file():
-                raise InputError(f"no {part}/{name} in {root}: fetch the model again")
-
-
-def check_file(file: Path, name: str) -> None:
-    """Raise an InputError unless a file is readable safetensors of its full length."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{name} is damaged ({error}): fetch the model again") from error
-
-
 @contextmanager
 def explained(name: str, known: Iterable[str]) -> Iterator[None]:
     """Turn what diffusers and transformers raise while loading model ``name`` into an InputError of one line."""
     try:
-        yield
+        with quiet():
+            yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # of diffusers, transformers, torch: whichever notices first what is wrong with a file
         names = ", ".join(known)
         raise InputError(
-            f"model {name!r} cannot be loaded ({one_line(error, 160)}): known names are {names}"
+            f"model {name!r} cannot be loaded ({one_line(error, 160)}): fetch it again, or give one of {names}"
         ) from error
 
 
-def quiet() -> None:
-    """No bars over files: they would end up in notebooks, and before an error's one line."""
-    from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
-    from transformers.utils.logging import disable_progress_bar as quiet_transformers
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let diffusers and transformers draw no bars and log nothing: what is wrong is said by an error's one line."""
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
 
-    quiet_diffusers()
-    quiet_transformers()
+    before = [(kind, kind.get_verbosity()) for kind in (diffusers, transformers)]
+    for kind, _ in before:
+        kind.disable_progress_bar()
+        kind.set_verbosity(diffusers.CRITICAL)
+    try:
+        yield
+    finally:
+        for kind, level in before:
+            kind.set_verbosity(level)
 
 
 def read(root: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -130,8 +137,6 @@ def read(root: Path, dtype: torch.dtype) -> dict[str, Any]:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    quiet()
-
     def tokenizer(part: str) -> Any:
         return CLIPTokenizer.from_pretrained(root, subfolder=part, local_files_only=True)
 
@@ -141,7 +146,7 @@ def read(root: Path, dtype: torch.dtype) -> dict[str, Any]:
         "vae": read_vae(root / "vae", dtype, two),
         "text_encoder": part_of(root, "text_encoder", CLIPTextModel, dtype),
         "tokenizer": tokenizer("tokenizer"),
-        "schedule_config": read_json(root / "scheduler" / "scheduler_config.json"),
+        "schedule_config": schedule_of(read_json(root / "scheduler" / "scheduler_config.json"), two),
     }
     if two:
         index = read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
@@ -168,19 +173,24 @@ def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype, two: bool) -> torch
     return torch.float32 if two and dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
+def schedule_of(config: Mapping[str, Any], two: bool) -> dict[str, Any]:
+    """A scheduler's configuration, its offset set to 1 as diffusers does in every Stable Diffusion 1 or 2."""
+    outdated = not two and config.get("steps_offset", 1) != 1
+    return {**config, "steps_offset": 1} if outdated else dict(config)
+
+
 def part_of(root: Path, part: str, cls: Any, dtype: torch.dtype) -> Any:
     """A network from a folder of its own.
 
     Raises:
         InputError: a tensor is missing.
     """
-    plain = any(".fp16" not in path.name for path in (root / part).glob("*.safetensors"))
     net, info = cls.from_pretrained(
         root,
         subfolder=part,
         use_safetensors=True,
         torch_dtype=dtype,
-        variant=None if plain else "fp16",
+        variant=check_weights(root, part) or None,
         output_loading_info=True,
         local_files_only=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +10,20 @@ import torch
 
 from dragonkit.errors import InputError
 from dragonkit.loading.suits import check_suits
+from dragonkit.loading.weights import by_variant, chosen
 
-_WEIGHTS = re.compile(r"[\w.-]*\.safetensors(\.index(\.fp16)?\.json)?")
-_PLAIN = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 
 def cached(repo: str, file: str) -> Path | None:
     """A file of a repository in the local cache, or None."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(repo, file)
+    try:
+        found = try_to_load_from_cache(repo, file)
+    except HFValidationError as error:
+        raise InputError(f"{repo!r} is no hub id: give one such as 'owner/name', or a folder that is there") from error
     return Path(found) if isinstance(found, str) else None
 
 
@@ -80,7 +82,7 @@ def _download(repo: str, dtype: torch.dtype) -> Path:
     folder = Path(hf_hub_download(repo, "model_index.json")).parent
     for file in files:
         part, _, name = file.rpartition("/")
-        if part in _PARTS and name.endswith((".json", ".txt")) and not _WEIGHTS.fullmatch(name):
+        if part in _PARTS and name.endswith((".json", ".txt")) and ".safetensors" not in name:
             hf_hub_download(repo, file)
     check_suits(folder)
     for file in weights_of(repo, files, dtype):
@@ -96,14 +98,13 @@ def weights_of(repo: str, files: list[str], dtype: torch.dtype) -> Iterator[str]
     """
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         own = [file for file in files if file.startswith(part + "/")]
-        stored = [file for file in own if _WEIGHTS.fullmatch(file.removeprefix(part + "/"))]
-        half = [file for file in stored if ".fp16" in file]
-        plain = [file for file in stored if _PLAIN.fullmatch(file.removeprefix(part + "/"))]
-        if own and not half and not plain:
+        sets = by_variant(file.removeprefix(part + "/") for file in own)
+        if own and not sets:
             pickles = [file for file in own if file.endswith((".bin", ".ckpt", ".pt"))]
             found = f"only pickles such as {pickles[0]}, which may run code" if pickles else "no weights"
             raise InputError(f"{repo!r} on the hub has {found} for {part}: name a model stored as safetensors")
-        yield from half if (half and dtype != torch.float32) or not plain else plain
+        if own:
+            yield from (f"{part}/{name}" for name in sets[chosen(sets, half=dtype != torch.float32)])
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dragonkit.errors import InputError, one_line
-from dragonkit.loading.folder import HUB_ID, check_file
+from dragonkit.loading.folder import HUB_ID, place_of, quiet
+from dragonkit.loading.hub import cached
 from dragonkit.loading.hub import explained as explained_hub
 from dragonkit.loading.suits import PICKLES
+from dragonkit.loading.weights import check_file
 
 if TYPE_CHECKING:
     from dragonkit.models import Model
@@ -35,10 +37,14 @@ def fuse(model: Model, source: str | Path, scale: float = 1.0) -> None:
     _check_finite(file)
     pipe, parts = _pipeline(model), [part for part in _PARTS if part in model.parts]
     try:
-        pipe.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True, local_files_only=True)
-        changed = sum(hasattr(module, "lora_A") for part in parts for module in model.parts[part].modules())
+        with quiet():
+            pipe.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True, local_files_only=True)
+        changed = [m for part in parts for m in model.parts[part].modules() if hasattr(m, "lora_A")]
+        _check_sum(changed, scale, file.name)
         if changed:
             pipe.fuse_lora(components=parts, lora_scale=scale)  # in place
+    except InputError:
+        raise
     except Exception as error:  # of diffusers, of peft, of torch: whichever notices first that it does not fit
         raise InputError(f"{file.name} is no LoRA for {model.name!r} ({one_line(error, 160)})") from error
     finally:
@@ -58,7 +64,7 @@ def lora_file(source: str | Path) -> Path:
     Raises:
         InputError: there is none, there are several, or it is damaged.
     """
-    place = Path(source).expanduser()
+    place = place_of(source, "LoRA")
     if place.is_dir():
         files = sorted(place.glob("*.safetensors"))
         named = [file for file in files if file.name == "pytorch_lora_weights.safetensors"] or files
@@ -71,7 +77,7 @@ def lora_file(source: str | Path) -> Path:
         if not HUB_ID.fullmatch(str(source)):
             raise InputError(f"no LoRA {str(source)!r}: give a .safetensors file, its folder, or a hub id 'owner/name'")
         place = _fetch(str(source))
-    if place.suffix.lower() != ".safetensors":
+    if place.suffix != ".safetensors":
         raise InputError(f"{place.name} is no .safetensors file: fetch the LoRA in that format")
     check_file(place, place.name)
     return place
@@ -86,14 +92,23 @@ def _check_finite(file: Path) -> None:
                 raise InputError(f"{file.name}: {key} holds NaN or infinity; fetch the LoRA again")
 
 
+def _check_sum(layers: list[Any], scale: float, name: str) -> None:
+    """Raise an InputError unless every changed weight is finite, before the first one is changed."""
+    for layer in layers:
+        change = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+        if not (layer.weight + scale * change).isfinite().all():
+            raise InputError(
+                f"{name} at scale {scale} leaves weights infinite in {layer.weight.dtype}: lower the scale"
+            )
+
+
 def _fetch(repo: str) -> Path:
     """A LoRA on the hub; the local cache first."""
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, hf_hub_download
 
     usual = "pytorch_lora_weights.safetensors"
-    found = try_to_load_from_cache(repo, usual)
-    if isinstance(found, str):
-        return Path(found)
+    if found := cached(repo, usual):
+        return found
     with explained_hub(repo):
         files = [file for file in HfApi().list_repo_files(repo) if file.endswith(".safetensors")]
         chosen = [usual] if usual in files else files
@@ -110,7 +125,8 @@ def _pipeline(model: Model) -> Any:
         raise InputError("LoRAs need the package peft: run pip install 'dragonkit[lora]'") from None
     import diffusers
 
-    parts = {**model.parts, "tokenizer": model.tokenizer, "scheduler": diffusers.DDIMScheduler()}
+    scheduler = diffusers.DDIMScheduler(steps_offset=1, clip_sample=False)  # with which diffusers warns of nothing
+    parts = {**model.parts, "tokenizer": model.tokenizer, "scheduler": scheduler}
     if model.text_encoder_2 is not None:
         return diffusers.StableDiffusionXLPipeline(**parts, tokenizer_2=model.tokenizer_2, add_watermarker=False)
     absent: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)

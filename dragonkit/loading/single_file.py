@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import torch
 
 from dragonkit.errors import InputError
 from dragonkit.loading.cards import CARDS
-from dragonkit.loading.folder import HUB_ID, check_file, quiet, vae_dtype
+from dragonkit.loading.folder import HUB_ID, place_of, schedule_of, vae_dtype
 from dragonkit.loading.hub import cached, fetch_one
 from dragonkit.loading.published import PUBLISHED
 from dragonkit.loading.suits import WANTED, check_suits, check_unet, read_json
+from dragonkit.loading.weights import check_file
 
 Shapes = dict[str, tuple[int, ...]]
 
-_UNET = "model.diffusion_model."
+_UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", ("cond_stage_model.", "conditioner.embedders.")
 _VOCABULARIES = ("vocab.json", "tokenizer.json")
 _ELSEWHERE = ("openai/clip-vit-large-patch14", *(card.source for card in CARDS.values() if "/" in card.source))
 _SIGNS = (
@@ -38,7 +40,12 @@ _SIGNS = (
 
 
 def read_file(
-    file: Path, dtype: torch.dtype, *, config: str | Path | None = None, tokenizer: str | Path | None = None
+    file: Path,
+    dtype: torch.dtype,
+    *,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    vae: Callable[[Mapping[str, Any], bool], Any] | None = None,
 ) -> dict[str, Any]:
     """The parts of a model in one file.
 
@@ -48,6 +55,8 @@ def read_file(
         config: a name of ``PUBLISHED``, a diffusers folder or a hub id whose configuration the file's networks have;
             default what :func:`family` says.
         tokenizer: a folder or hub id with the vocabulary; default ``config``'s, or the local cache's.
+        vae: what reads the autoencoder in place of the file's, given the configuration of that one, and whether the
+            model has two text encoders.
 
     Returns:
         Arguments of :class:`dragonkit.models.Model`.
@@ -56,39 +65,60 @@ def read_file(
         InputError: the file is damaged, no model, or not one that an edit can use; or there is no vocabulary.
     """
     import diffusers
-    from diffusers.utils import logging
-    from diffusers.utils.logging import get_verbosity, set_verbosity
 
     check_file(file, file.name)
     shapes = shapes_of(file)
     check_kind(shapes, file.name)
     configs = dict(PUBLISHED[family(shapes, file.name)]) if config is None else _configs(config)
-    index, noise = configs.pop("model_index", {}), configs.pop("scheduler") | _told(shapes)
-    check_unet(configs["unet"])
     two = "text_encoder_2" in configs
+    index, noise = configs.pop("model_index", {}), schedule_of(configs.pop("scheduler"), two) | _told(shapes)
+    check_unet(configs["unet"])
+    _check_whole(shapes, file.name, vae is None)
     tokens = _tokenizers(_vocabulary(config, tokenizer, file.name), configs)
     kind = diffusers.StableDiffusionXLPipeline if two else diffusers.StableDiffusionPipeline
-    quiet()
-    before = get_verbosity()
-    set_verbosity(logging.ERROR)  # of tensors that are no part of a model, such as averages kept by training
+    given = _ABSENT[two] | ({} if vae is None else {"vae": vae(configs["vae"], two)})
     try:
         with tempfile.TemporaryDirectory() as folder:
             _write(Path(folder), configs | {"scheduler": noise}, kind.__name__)
             # The autoencoder may need more bits than the rest, so all is read as it is stored and then made narrower.
-            pipe = kind.from_single_file(str(file), config=folder, local_files_only=True, **tokens, **_ABSENT[two])
+            pipe = kind.from_single_file(str(file), config=folder, local_files_only=True, **tokens, **given)
     except NotImplementedError as error:  # a tensor without data was to be moved
         raise InputError(f"{file.name} lacks tensors of its U-Net or autoencoder: fetch the file again") from error
-    finally:
-        set_verbosity(before)
     nets = {part: getattr(pipe, part) for part in configs}
     for part, net in nets.items():
-        absent = [key for key, tensor in net.state_dict().items() if tensor.is_meta]
-        if absent:
-            raise InputError(f"{file.name} lacks {part}'s {absent[0]} and {len(absent) - 1} more: fetch the file again")
-        # Not by diffusers' own to(), which warns of nothing in particular.
-        torch.nn.Module.to(net, vae_dtype(net.config, dtype, two) if part == "vae" else dtype)
+        _finish(net, vae_dtype(net.config, dtype, two) if part == "vae" else dtype, file.name, part)
     parts = {**nets, **tokens, "schedule_config": noise}
     return parts | {"empty_is_zero": index.get("force_zeros_for_empty_prompt", True)} if two else parts
+
+
+def read_vae_file(file: Path, dtype: torch.dtype, config: Mapping[str, Any]) -> Any:
+    """An autoencoder from one file, in the original layout or that of diffusers, alone or in a whole model's.
+
+    Args:
+        file: a .safetensors file.
+        dtype: of the weights.
+        config: of a diffusers autoencoder, which the file has to fit.
+
+    Raises:
+        InputError: the file is damaged, or lacks tensors.
+    """
+    from diffusers import AutoencoderKL
+
+    check_file(file, file.name)
+    if not any(key.removeprefix(_VAE).startswith("decoder.") for key in shapes_of(file)):
+        raise InputError(f"{file.name} holds no autoencoder: give one")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+        vae = AutoencoderKL.from_single_file(str(file), config=folder, local_files_only=True)
+    return _finish(vae, dtype, file.name, "the autoencoder")
+
+
+def _finish(net: Any, dtype: torch.dtype, name: str, part: str) -> Any:
+    """A network that has all its tensors, in a dtype; not by diffusers' own to(), which warns of nothing special."""
+    absent = [key for key, tensor in net.state_dict().items() if tensor.is_meta]
+    if absent:
+        raise InputError(f"{name} lacks {part}'s {absent[0]} and {len(absent) - 1} more: fetch the file again")
+    return torch.nn.Module.to(net, dtype)
 
 
 _ABSENT: dict[bool, dict[str, Any]] = {
@@ -116,6 +146,14 @@ def check_kind(shapes: Shapes, name: str) -> None:
     check_unet({"in_channels": first[1], "addition_embed_type": "text_time" if xl else None, **width})
     if "edm_mean" in shapes:
         raise InputError(f"{name} is an EDM model, as Playground 2.5 is; {WANTED}")
+
+
+def _check_whole(shapes: Shapes, name: str, own_vae: bool) -> None:
+    """Raise an InputError unless a checkpoint holds a text encoder, and an autoencoder if its own is to be used."""
+    if not any(key.startswith(_TEXT) for key in shapes):
+        raise InputError(f"{name} holds a U-Net without a text encoder: fetch the whole model")
+    if own_vae and not any(key.startswith(_VAE) for key in shapes):
+        raise InputError(f"{name} holds no autoencoder: give one as vae=, for instance the folder of a like model")
 
 
 def family(shapes: Shapes, name: str) -> str:
@@ -153,7 +191,7 @@ def _configs(source: str | Path) -> dict[str, Any]:
     """Every part's configuration, from a name, a folder or the hub."""
     if str(source) in PUBLISHED:
         return dict(PUBLISHED[str(source)])
-    place = Path(source).expanduser()
+    place = place_of(source, "config")
     if not place.is_dir():
         if not HUB_ID.fullmatch(str(source)):
             raise InputError(f"config is {str(source)!r}: give one of {', '.join(PUBLISHED)}, a folder, or a hub id")
@@ -175,7 +213,7 @@ def _vocabulary(config: str | Path | None, tokenizer: str | Path | None, name: s
     for given in (tokenizer, config):
         if given is None or str(given) in PUBLISHED:
             continue
-        place = Path(given).expanduser()
+        place = place_of(given, "tokenizer" if given is tokenizer else "config")
         for folder in (place / "tokenizer", place):
             if any((folder / file).is_file() for file in _VOCABULARIES):
                 return folder

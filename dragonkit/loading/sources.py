@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dragonkit.errors import InputError
-from dragonkit.loading.folder import HUB_ID, check_weights, explained, find, quiet, read, read_vae
+from dragonkit.loading.folder import HUB_ID, explained, find, place_of, read, read_vae, vae_dtype
 from dragonkit.loading.hub import fetch_one
 from dragonkit.loading.published import PUBLISHED, random_parts
-from dragonkit.loading.suits import check_pair, check_vae, read_json
+from dragonkit.loading.suits import PICKLES, check_pair, check_vae, read_json
+from dragonkit.loading.weights import check_weights
 
 Parts = dict[str, Any]
 
@@ -25,6 +27,7 @@ def read_any(
     *,
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    vae: str | Path | None = None,
 ) -> Parts:
     """The parts of a model, wherever it is from; see :func:`dragonkit.load`.
 
@@ -35,6 +38,7 @@ def read_any(
         dtype: of the weights.
         config: for a single file, what it is.
         tokenizer: for a single file, where its vocabulary is.
+        vae: an autoencoder to use instead.
 
     Returns:
         Arguments of :class:`dragonkit.models.Model`.
@@ -42,6 +46,7 @@ def read_any(
     Raises:
         InputError: it is not there, not whole, or not of use.
     """
+    instead = None if vae is None else partial(read_autoencoder, vae, known, dtype)
     if source.removesuffix("-random") in PUBLISHED and source.endswith("-random"):
         parts = random_parts(source.removesuffix("-random"), device, dtype)
     else:
@@ -53,29 +58,44 @@ def read_any(
             if place.is_file():
                 from dragonkit.loading.single_file import read_file
 
-                parts = read_file(place, dtype, config=config, tokenizer=tokenizer)
+                parts = read_file(place, dtype, config=config, tokenizer=tokenizer, vae=instead)
+                instead = None
             else:
                 parts = read(place, dtype)
+    if instead is not None:
+        parts["vae"] = instead(parts["vae"].config, "text_encoder_2" in parts)
     check_pair(parts["unet"], {name: net for name, net in parts.items() if name.startswith("text_encoder")})
     return parts
 
 
-def read_autoencoder(source: str | Path, known: Iterable[str], dtype: torch.dtype, *, two: bool) -> Any:
-    """An autoencoder by itself: from its own folder, a model's folder, or the hub.
+def read_autoencoder(
+    source: str | Path, known: Iterable[str], dtype: torch.dtype, config: Mapping[str, Any], two: bool
+) -> Any:
+    """An autoencoder by itself: from its own folder, a model's folder, one file, or the hub.
 
     Args:
         source: where it is.
         known: names of models, to suggest.
         dtype: of its weights, unless they must be float32.
+        config: of the one that it stands for, which one file has to fit.
         two: whether it serves a model of two text encoders.
 
     Raises:
         InputError: it is not there, damaged, or of another kind.
     """
-    place = Path(source).expanduser()
+    place = place_of(source, "vae")
+    if place.is_file():
+        from dragonkit.loading.single_file import read_vae_file
+
+        if place.suffix in PICKLES:
+            raise InputError(f"{place.name} is a pickle, which may run code when read: fetch it as .safetensors")
+        if place.suffix != ".safetensors":
+            raise InputError(f"{place.name} is no .safetensors file: give one, a folder, or a hub id 'owner/name'")
+        with explained(str(source), known):
+            return read_vae_file(place, vae_dtype(config, dtype, two), config)
     if not place.is_dir():
         if not HUB_ID.fullmatch(str(source)):
-            raise InputError(f"no autoencoder {str(source)!r}: give its folder, a model's folder, or a hub id")
+            raise InputError(f"no autoencoder {str(source)!r}: give its folder, a model's folder, a file or a hub id")
         place = fetch_one(str(source), ("config.json", "vae/config.json"))
         fetch_one(
             str(source),
@@ -87,6 +107,5 @@ def read_autoencoder(source: str | Path, known: Iterable[str], dtype: torch.dtyp
         place = place / "vae"
     check_vae(read_json(place / "config.json"))
     check_weights(place.parent, place.name)
-    quiet()
     with explained(str(source), known):
         return read_vae(place, dtype, two)

@@ -17,6 +17,7 @@ _INPUTS = {
     9: "an inpainting model, which takes a mask and an image beside the noise",
 }
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+QUANTISED = "which leaves no gradient to guide by: give float16 or wider weights"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -43,15 +44,11 @@ def check_suits(root: Path) -> None:
     index = read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
     name = index.get("_class_name", "")
     if not (root / "unet").is_dir() and not index.get("unet"):
-        raise InputError(f"{root.name!r} is {_what(root, index)}: {WANTED}")
-    if name and index.get("unet", ["diffusers"])[0] is None:
-        raise InputError(f"{root.name!r} is a {name} without a U-Net: {WANTED}")
+        raise InputError(f"{root.name or str(root)!r} is {_what(root, index)}: {WANTED}")
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         file = root / part / "config.json"
         if file.is_file() and read_json(file).get("quantization_config"):
-            raise InputError(
-                f"{part} is quantised, which leaves no gradient to guide by: give float16 or wider weights"
-            )
+            raise InputError(f"{part} is quantised, {QUANTISED}")
     if (root / "unet" / "config.json").is_file():
         check_unet(read_json(root / "unet" / "config.json"))
     if (root / "vae" / "config.json").is_file():
@@ -63,6 +60,9 @@ def check_suits(root: Path) -> None:
             kinds = read_json(root / part / "config.json").get("architectures") or ["CLIPTextModel"]
             if not str(kinds[0]).startswith("CLIPTextModel"):
                 raise InputError(f"{part} is a {kinds[0]}, not CLIP's: {WANTED}")
+    for part, what in (("unet", "a U-Net"), ("vae", "an autoencoder"), ("text_encoder", "a text encoder")):
+        if name and not (root / part).is_dir() and (index.get(part) or [None])[0] is None:
+            raise InputError(f"{root.name!r} is a {name} without {what}: {WANTED}")
 
 
 def check_unet(config: Mapping[str, Any]) -> None:
@@ -83,6 +83,10 @@ def check_unet(config: Mapping[str, Any]) -> None:
         raise InputError(f"the U-Net has addition_embed_type {added!r}: {WANTED}")
     if added and config.get("cross_attention_dim") == 1280:
         raise InputError("the U-Net is Stable Diffusion XL's refiner: give the base model")
+    size = config.get("sample_size")
+    sides = size if isinstance(size, (list, tuple)) and len(size) == 2 else [size]
+    if size is not None and not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError(f"the U-Net's sample_size is {size!r}: fetch the model again")
 
 
 def check_vae(config: Mapping[str, Any]) -> None:
@@ -95,6 +99,9 @@ def check_vae(config: Mapping[str, Any]) -> None:
         raise InputError(f"the autoencoder has {channels} latent channels, the U-Net 4: {WANTED}")
     if config.get("latents_mean") or config.get("latents_std") or config.get("shift_factor"):
         raise InputError(f"the autoencoder's latents are shifted, as in an EDM model: {WANTED}")
+    scale = config.get("scaling_factor", 1.0)
+    if not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise InputError(f"the autoencoder's scaling_factor is {scale!r}: fetch the model again")
 
 
 def check_pair(unet: Any, encoders: Mapping[str, Any]) -> None:
