@@ -66,7 +66,7 @@ class Graphs:
         modules = list(self.model.unet.modules())
         self._weights = [p for module in modules for p in module._parameters.values() if p is not None]
         self._listening = [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
-        self._compiled = any(module._compiled_call_impl or "_orig_mod" in module._modules for module in modules)
+        self._compiled = any(module._compiled_call_impl is not None for module in modules)
         before, self._settings = self._settings, settings(self.model.unet)
         if self._moved() or self._settings != before:
             self.clear()
