@@ -26,6 +26,7 @@ from dragonkit.fused import fused
 from dragonkit.passes import Looking, Pass, Slopes, taking
 from dragonkit.recorded import Differentiable, Lane, Named, Recorded, Repeated, Tapped
 from dragonkit.recorder import CUDA, Recorder
+from dragonkit.settings import settings
 from dragonkit.taps import Count, tap
 from dragonkit.text import Cond, arguments
 
@@ -40,28 +41,34 @@ class Graphs:
     """The recorded passes of a model.
 
     Args:
-        model: whose; it is not moved, and its weights are not replaced, while this is used.
+        model: whose; it stays on its device while this is used.
         recorder: what records.
         most: recorded passes to keep; the one that was not used for longest is forgotten.
     """
 
     def __init__(self, model: Model, recorder: Recorder | None = None, most: int = 16) -> None:
         self.model, self.recorder, self.most = model, recorder or CUDA(model.device), most
+        self.device = model.device
         self._recorded: OrderedDict[Hashable, Recorded] = OrderedDict()
         self._weights: list[Tensor] = []
         self._listening: list[Any] = []
         self._places: list[int] = []
+        self._settings: Hashable = ()
+        self._compiled = False
         self.look()
 
     def look(self) -> None:
-        """Look where the denoiser's weights and hooks are: what was recorded with weights elsewhere is forgotten.
+        """Look where the denoiser's weights and hooks are, and what its modules are set to.
 
-        :func:`dragonkit.edit` does so each time. In between, new values are noticed, and new hooks, but no new modules.
+        What was recorded with weights elsewhere or with other settings is forgotten. :func:`dragonkit.edit` looks each
+        time; in between weights' new values and places are noticed, and new hooks, but no new modules or settings.
         """
         modules = list(self.model.unet.modules())
         self._weights = [p for module in modules for p in module._parameters.values() if p is not None]
         self._listening = [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
-        if self._moved():
+        self._compiled = any(module._compiled_call_impl is not None for module in modules)
+        before, self._settings = self._settings, settings(self.model.unet)
+        if self._moved() or self._settings != before:
             self.clear()
 
     def _moved(self) -> bool:
@@ -69,8 +76,13 @@ class Graphs:
         return before != self._places
 
     def usable(self) -> bool:
-        """Whether nobody listens inside the denoiser: a hook of someone else's would not be called by a replay."""
-        return all(isinstance(hook, Count) for hooks in self._listening if hooks for hook in hooks.values())
+        """Whether a replay is the same: nobody listens inside the denoiser, for no hook of theirs would be called.
+
+        And nothing in it is by ``torch.compile``, which may compile anew, or record itself, at any call.
+        """
+        return not self._compiled and all(
+            isinstance(hook, Count) for hooks in self._listening if hooks for hook in hooks.values()
+        )
 
     def clear(self) -> None:
         """Forget what was recorded."""
@@ -193,6 +205,13 @@ class Graphs:
         """Tell who counts evaluations of one more."""
         for hook in self.model.unet._forward_pre_hooks.values():
             hook(self.model.unet, ())
+
+
+def recording(model: Model) -> Graphs | None:
+    """What records a model's passes where it is: what does already, or new where it has moved; None without a GPU."""
+    if model.device.type != "cuda":
+        return None
+    return model.graphs if model.graphs is not None and model.graphs.device == model.device else Graphs(model)
 
 
 def _cond(at: Named) -> Cond:

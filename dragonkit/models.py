@@ -298,10 +298,10 @@ def load(
         model.load_lora(lora)
     if not plain:
         lay_out(model.unet, model.vae)
-    if graphs or (graphs is None and place.type == "cuda" and not plain):
-        from dragonkit.graphs import Graphs
+    if graphs is not False and not plain:
+        from dragonkit.graphs import recording
 
-        model.graphs = Graphs(model)
+        model.graphs = recording(model)
     return model
 
 

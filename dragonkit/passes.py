@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dragonkit.models import Cond, Model
-from dragonkit.taps import Mixing, Ragged, Tokens, features, record, rewire, tap
+from dragonkit.taps import Mixing, Ragged, Tokens, features, heard, record, rewire, tap
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +210,8 @@ def joint(
     def enough(module: Any, args: Any, output: Any) -> None:
         torch.set_grad_enabled(False)  # until the block below ends: what follows is not differentiated
 
-    with taking(model.unet, layers=layers, look=look) as (_, found), torch.enable_grad():
+    as_written = heard(model.unet, model.unet.modules())  # as in dragonkit.taps.tap
+    with as_written, taking(model.unet, layers=layers, look=look) as (_, found), torch.enable_grad():
         handle = model.unet.up_blocks[max(layers) - 1].register_forward_hook(enough)
         try:
             eps = model.predict(leaf, t, cond)

@@ -4,13 +4,15 @@
     moved = pipe(image, Move(mask, by=(60, 0)), "a photo of a cat").images[0]
 
 It loads, saves and shares components as any pipeline does, and does nothing of its own: the images are those of
-:func:`dragonkit.edit`, bit for bit.
+:func:`dragonkit.edit`, bit for bit. On a GPU it records the denoiser's passes and replays them, as a model that
+:func:`dragonkit.load` gave does.
 """
 
 # No "from __future__ import annotations": diffusers reads the components' types off the signature.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -25,10 +27,12 @@ from dragonkit.editor import Step, edit
 from dragonkit.edits.base import Edit
 from dragonkit.edits.several import Several
 from dragonkit.errors import InputError
+from dragonkit.graphs import recording
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, ddim_invert
 from dragonkit.loading.cards import CARDS, Card
 from dragonkit.loading.folder import explained, place_of, schedule_of, vae_dtype
+from dragonkit.loading.place import lay_out
 from dragonkit.loading.suits import check_pair, check_suits, check_unet, check_vae
 from dragonkit.memory import Memory
 from dragonkit.models import Model
@@ -88,6 +92,8 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, StableDif
             tokenizer_2=tokenizer_2,
         )
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, guidance=guidance)
+        self._model: Model | None = None
+        self._record = True
         self._interrupt = False
         self._num_timesteps = 0
         self._guidance_scale = 1.0
@@ -130,7 +136,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, StableDif
 
     @property
     def model(self) -> Model:
-        """The components as :mod:`dragonkit` has them, nothing copied.
+        """The components as :mod:`dragonkit` has them, nothing copied; the same model until a component is another.
 
         An autoencoder that overflows in float16 is widened to float32, as diffusers does while it decodes.
 
@@ -145,7 +151,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, StableDif
         if width != self.vae.dtype:
             self.vae.to(dtype=width)
         preset = self.config.guidance or ("sdxl" if two else "iclr")
-        return Model(
+        model = Model(
             name=str(self.config.get("_name_or_path") or type(self).__name__),
             unet=self.unet,
             vae=self.vae,
@@ -157,6 +163,22 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, StableDif
             tokenizer_2=self.tokenizer_2,
             empty_is_zero=self.config.force_zeros_for_empty_prompt,
         )
+        if self._model is None or not _alike(model, self._model):
+            self._model = model
+        if self._record and model.device.type == "cuda":
+            lay_out(self.unet, self.vae)
+        self._model.graphs = recording(self._model) if self._record else None
+        return self._model
+
+    def enable_graphs(self) -> None:
+        """Record the denoiser's passes as CUDA graphs where there is a GPU, as is done from the start."""
+        self._record = True
+
+    def disable_graphs(self) -> None:
+        """Evaluate every pass, which takes less of a GPU's memory and more time; what was recorded is forgotten."""
+        self._record = False
+        if self._model is not None:
+            self._model.graphs = None
 
     @property
     def interrupt(self) -> bool:
@@ -267,6 +289,12 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, StableDif
         if generator is not None:
             changes["seed"] = generator.initial_seed() % 2**63
         return given.replace(**{name: value for name, value in changes.items() if value is not None})
+
+
+def _alike(a: Model, b: Model) -> bool:
+    """Whether two models are the same components with the same configuration."""
+    names = [field.name for field in fields(Model) if field.name != "graphs"]
+    return all(getattr(a, name) == getattr(b, name) for name in names)
 
 
 _edit = edit  # by another name where ``edit`` is what to do

@@ -6,13 +6,14 @@ branch *hand it over* as the context: queries from generation, keys and values f
 projections and the same attention kernel, whatever they are. Keeping tokens takes half the memory of keeping both
 keys and values.
 
-Every hook lives inside a ``with`` block and is removed when it ends, however it ends.
+Every hook lives inside a ``with`` block and is removed when it ends, however it ends. What ``torch.compile`` has made
+of a module does not notice hooks that come later, so meanwhile such a module is called as it is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,14 +80,10 @@ def features(unet: Any, layers: Iterable[int], *, stop: bool = False) -> Iterato
 
         return hook
 
-    handles = []
-    try:
+    with heard(unet, [blocks[layer - 1] for layer in layers]), ExitStack() as stack:
         for layer in layers:
-            handles.append(blocks[layer - 1].register_forward_hook(save(layer)))
+            stack.callback(blocks[layer - 1].register_forward_hook(save(layer)).remove)
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def tap(unet: Any, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> dict[int, Tensor]:
@@ -109,7 +106,8 @@ def tap(unet: Any, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> dict
     Raises:
         InputError: a layer that the model does not have.
     """
-    with features(unet, layers, stop=True) as found:
+    # As written, throughout: a way back that is compiled can be gone once, and regional gradients go it twice.
+    with heard(unet, unet.modules()), features(unet, layers, stop=True) as found:
         try:
             unet(z.to(next(unet.parameters()).dtype), t, **arguments(cond), return_dict=False)
         except _Enough:
@@ -135,20 +133,43 @@ def attentions(unet: Any) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _before(modules: dict[str, nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
-    """Run ``hook(name, args, kwargs)`` before each module, while the block lasts."""
-    handles = []
+def heard(unet: Any, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Call modules of a denoiser, and those that they are in, as they are written: so their hooks are called.
+
+    All other blocks stay as ``torch.compile`` has them.
+
+    Raises:
+        InputError: the denoiser is wrapped by ``torch.compile`` as a whole.
+    """
+    if "_orig_mod" in unet._modules:
+        raise InputError(
+            "the denoiser is wrapped by torch.compile, so features cannot be read in it: compile its blocks instead, "
+            "unet.compile_repeated_blocks()"
+        )
+    compiled = [module for module in unet.modules() if module._compiled_call_impl is not None]
+    hooked = set(modules) if compiled else set()
+    kept = [(module, module._compiled_call_impl) for module in compiled if not hooked.isdisjoint(module.modules())]
     try:
+        for module, _ in kept:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, call in kept:
+            module._compiled_call_impl = call
+
+
+@contextmanager
+def _before(unet: Any, hook: Callable[..., Any]) -> Iterator[None]:
+    """Run ``hook(name, args, kwargs)`` before each decoder self-attention, while the block lasts."""
+    modules = attentions(unet)
+    with unfused(unet), heard(unet, modules.values()), ExitStack() as stack:
         for name, module in modules.items():
 
             def call(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> Any:
                 return hook(name, args, kwargs)
 
-            handles.append(module.register_forward_pre_hook(call, with_kwargs=True))
+            stack.callback(module.register_forward_pre_hook(call, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -163,7 +184,7 @@ def record(unet: Any) -> Iterator[Tokens]:
     def save(name: str, args: Any, kwargs: Any) -> None:
         tokens[name] = (args[0] if args else kwargs["hidden_states"]).detach()
 
-    with unfused(unet), _before(attentions(unet), save):
+    with _before(unet, save):
         yield tokens
 
 
@@ -187,7 +208,7 @@ def rewire(unet: Any, context: Context) -> Iterator[None]:
         masked = {} if bias is None else {"attention_mask": repeated(bias.to(own.dtype), len(own))}
         return args, {**kwargs, "encoder_hidden_states": tokens, **masked}
 
-    with unfused(unet), _before(attentions(unet), swap):
+    with _before(unet, swap):
         yield
 
 
@@ -229,8 +250,6 @@ class Count:
 def counted(unet: Any) -> Iterator[Count]:
     """Count the U-Net's forward passes inside the block, complete or stopped early."""
     count = Count()
-    handle = unet.register_forward_pre_hook(count)
-    try:
+    with heard(unet, [unet]), ExitStack() as stack:
+        stack.callback(unet.register_forward_pre_hook(count).remove)
         yield count
-    finally:
-        handle.remove()

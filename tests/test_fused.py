@@ -9,6 +9,7 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -171,6 +172,23 @@ def test_a_hook_on_a_part_is_heard():
     with fused("cuda"):
         block(last(2, 32, 6, 4), last(2, 16))
     assert heard == [1]
+
+
+def test_a_lora_in_the_place_of_a_layer_is_heard():
+    plain, ours = (fresh_model().unet.to(DEVICE) for _ in range(2))
+    fuse(ours.to(memory_format=torch.channels_last))
+    layers = "conv1 conv2 conv_shortcut time_emb_proj proj_in proj_out to_q to_v ff.net.0.proj".split()
+    z, words = last(1, 4, 8, 12), last(1, 5, plain.config.cross_attention_dim, seed=1)
+    results = []
+    for unet in (plain, ours):
+        torch.manual_seed(0)
+        before = unet(z, 500, words).sample
+        unet.add_adapter(LoraConfig(r=2, target_modules=layers, init_lora_weights=False))
+        unet.requires_grad_(False)
+        with fused("cuda" if unet is ours else "cpu"):
+            results.append(unet(z, 500, words).sample)
+        assert (results[-1] - before).norm() > 0.1 * before.norm()
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
 
 
 def test_norms_of_other_layouts_and_trained_ones_are_left_to_torch(monkeypatch):

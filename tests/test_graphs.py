@@ -7,6 +7,8 @@ from functools import partial
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from peft import LoraConfig
 
 from dragonkit import editor
 from dragonkit.editor import edit
@@ -86,10 +88,14 @@ def on(device):
     return model
 
 
+def stand_in(model):
+    return Again(model) if model.device.type == "cpu" else Counted(model.device)
+
+
 @pytest.fixture(scope="module", params=["cpu", *(f"cuda:{k}" for k in range(min(torch.cuda.device_count(), 2)))])
 def replayed(request):
     model = on(request.param)
-    model.graphs = Graphs(model, Again(model) if request.param == "cpu" else Counted(model.device))
+    model.graphs = Graphs(model, stand_in(model))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield model
 
@@ -239,6 +245,49 @@ def test_new_weights_are_recorded_anew():
     model.unet.to(torch.float64).to(torch.float32)
     evaluate(model, z, 100, cond)
     assert model.graphs.recorder.recordings == 2
+
+
+def strength(model, value):
+    model.unet.set_adapters(["default"], [value])
+
+
+def free(model, value):
+    model.unet.enable_freeu(s1=value, s2=0.5, b1=1.1, b2=1.2)
+
+
+PROCESSORS = AttnProcessor2_0(), AttnProcessor()
+
+
+def processed(model, value):
+    model.unet.set_attn_processor(PROCESSORS[value < 0.5])
+
+
+@pytest.mark.parametrize("change", [strength, free, processed])
+def test_other_settings_of_the_denoiser_are_recorded_anew(replayed, change):
+    recording, plain = on(replayed.device), on(replayed.device)
+    for model in (recording, plain):
+        torch.manual_seed(0)
+        model.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "conv1", "proj_in"], init_lora_weights=False))
+    recording.graphs = Graphs(recording, stand_in(recording))
+    w = Guidance.preset("iclr").replace(steps=2)
+    counts = []
+    for value in (1.0, 1.0, 0.2):
+        for model in (recording, plain):
+            change(model, value)
+        ours, theirs = (edit(m, picture(64, 96), MOVE, guidance=w, progress=False).latent for m in (recording, plain))
+        assert same(ours, theirs)
+        counts.append(recordings(recording))
+    once, again, anew = counts
+    assert again - once < once == anew - again  # energies are recorded for each edit
+
+
+def test_what_is_compiled_is_evaluated(replayed):
+    model = on(replayed.device)
+    model.graphs = Graphs(model, stand_in(model))
+    w = Guidance.preset("iclr").replace(steps=2)
+    model.unet.up_blocks[0].compile(backend="eager")
+    edit(model, picture(64, 96), MOVE, guidance=w, progress=False)
+    assert len(model.graphs) == 0
 
 
 def test_no_garbage_is_collected_while_something_is_recorded():

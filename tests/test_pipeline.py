@@ -13,10 +13,12 @@ import dragonkit as dk
 from dragonkit import DragonDiffusionPipeline
 from dragonkit.edits import Appearance, Drag, Move
 from dragonkit.errors import InputError
+from dragonkit.graphs import Graphs
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import fixed_point_invert
 from dragonkit.models import load
 from tests.families import FAMILIES, family_model, family_parts, family_pipeline
+from tests.test_graphs import Again
 from tests.tiny import box, hooks, picture
 
 SIZE = (64, 100)
@@ -162,6 +164,40 @@ def test_the_callback_sees_every_step_and_may_change_the_latents(pipes):
     with pytest.raises(ZeroDivisionError):
         run(lambda *_: 1 / 0)
     assert hooks(pipes["sd15"].model) == 0
+
+
+def test_passes_are_recorded_once_and_again_where_something_is_another(monkeypatch):
+    made = []
+
+    def recording(model):
+        if model.graphs is None:
+            made.append(Graphs(model, Again(model)))
+        return model.graphs or made[-1]
+
+    pipe, plain = pipeline("sd15"), pipeline("sd15")
+    counts, options = [], dict(num_inference_steps=2, guidance_scale=2.0, output_type="latent")
+
+    def edited():
+        with monkeypatch.context() as patch:
+            patch.setattr("dragonkit.pipeline.recording", recording)
+            ours = pipe(IMAGE, MOVE, "a ball", **options).images
+        assert torch.equal(ours, plain(IMAGE, MOVE, "a ball", **options).images)
+        counts.append([graphs.recorder.recordings for graphs in made])
+
+    edited()
+    edited()
+    for changed in (pipe, plain):
+        changed.scheduler = changed.scheduler.from_config(changed.scheduler.config, prediction_type="v_prediction")
+    edited()
+    pipe.disable_graphs()
+    edited()
+    assert pipe.model.graphs is None
+    pipe.enable_graphs()
+    edited()
+    first, again, swapped, without, back = counts
+    # An energy is recorded anew for each edit, and passes once for each model.
+    assert len(again) == 1 and again[0] - first[0] < first[0] and len(swapped) == 2 and swapped[1] == first[0]
+    assert without == swapped and len(back) == 3
 
 
 def test_a_callback_of_diffusers_own_kind_serves(pipes):

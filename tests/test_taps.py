@@ -4,10 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 
+from dragonkit.editor import edit
+from dragonkit.edits import Move
 from dragonkit.errors import InputError
+from dragonkit.guidance import Guidance
 from dragonkit.taps import attentions, counted, features, record, rewire, tap, unfused
-from tests.tiny import fresh_model, hooks, tiny_model
+from dragonkit.trace import Record
+from tests.tiny import box, fresh_model, hooks, picture, tiny_model
+
+MOVE = Move(box(64, 96, 8, 8, 32, 40), by=(24, 16))
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +193,29 @@ def test_a_model_without_decoder_attention_is_refused():
     for block in (record(unet), rewire(unet, lambda name, own: own)):
         with pytest.raises(InputError, match="no decoder self-attention"), block:
             pass
+
+
+@pytest.mark.parametrize("preset", ["iclr", "fast"])
+def test_compiled_blocks_hear_hooks_and_go_back_twice(preset):
+    plain, compiled = fresh_model(), fresh_model()
+    blocks = [module for module in compiled.unet.up_blocks.modules() if isinstance(module, BasicTransformerBlock)][:2]
+    for block in blocks:
+        block.compile(backend="aot_eager")
+    w = Guidance.preset(preset).replace(steps=2)
+    keep = Record(features=(2,), attention=True)
+    a, b = (edit(m, picture(64, 96), MOVE, guidance=w, progress=False, trace=keep) for m in (plain, compiled))
+    assert torch.equal(a.latent, b.latent) and a.nfe == b.nfe
+    assert a.trace.attention[0] and [looks.keys() for looks in a.trace.attention] == [
+        looks.keys() for looks in b.trace.attention
+    ]
+    assert len(blocks) == 2 and all(block._compiled_call_impl is not None for block in blocks)
+
+
+def test_a_denoiser_compiled_as_a_whole_is_refused_with_the_remedy():
+    model = fresh_model()
+    model.unet = torch.compile(model.unet, backend="eager")
+    with pytest.raises(InputError, match="compile its blocks instead, unet.compile_repeated_blocks"):
+        edit(model, picture(64, 96), MOVE, progress=False)
 
 
 def test_evaluations_are_counted_whole_or_stopped(model, inputs):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
+from dragonkit.fused.plain import plain
 from dragonkit.fused.switch import is_on
 
 
@@ -34,15 +35,14 @@ class Attend(Attention):
         return self.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
     def _plain(self) -> bool:
-        """Whether diffusers' own would do the same, and nobody wants its parts to be called."""
-        parts = (self.to_q, self.to_k, self.to_v)
+        """Whether diffusers' own would do the same, and its projections need not be called."""
         return (
             type(self.processor) is AttnProcessor2_0
             and not (self.group_norm or self.spatial_norm or self.norm_cross or self.norm_q or self.norm_k)
             and not self.residual_connection
             and self.rescale_output_factor == 1
             and not self.training
-            and not any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "_hf_hook") for m in parts)
+            and plain(self.to_q, self.to_k, self.to_v)
         )
 
 

@@ -12,14 +12,13 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from dragonkit.fused.attention import Attend, stack, stackable
+from dragonkit.fused.plain import plain
 from dragonkit.fused.switch import is_on
 
 
-def lies_well(x: Tensor, *parts: nn.Module | None) -> bool:
-    """Whether a feature map lies as the kernels take it, channels last, and nobody wants ``parts`` to be called."""
-    if not is_on() or x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last):
-        return False
-    return not any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "_hf_hook") for m in parts if m is not None)
+def lies_well(x: Tensor, *layers: nn.Module | None) -> bool:
+    """Whether a feature map lies as the kernels take it, channels last, and ``layers`` need not be called."""
+    return is_on() and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and plain(*layers)
 
 
 class Norm(nn.GroupNorm):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dragonkit.errors import InputError
 from dragonkit.taps import Mixing as Mixing
-from dragonkit.taps import Ragged, attentions, features
+from dragonkit.taps import Ragged, attentions, features, heard
 from dragonkit.trace.look import Look, Rows, Shapes, spread
 from dragonkit.trace.record import Record
 
@@ -91,7 +91,9 @@ class Observer:
         seen = Seen()
         with ExitStack() as stack:
             if self._levels:
-                for name, module in attentions(self.unet).items():
+                modules = attentions(self.unet)
+                stack.enter_context(heard(self.unet, modules.values()))
+                for name, module in modules.items():
                     stack.callback(module.register_forward_hook(self._look(name, seen), with_kwargs=True).remove)
             if self.record.features:
                 found = stack.enter_context(features(self.unet, self.record.features))
