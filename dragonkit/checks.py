@@ -29,9 +29,13 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
 
 
 def check_text(name: str, value: Any) -> None:
-    """Raise an InputError unless ``value`` is a text, be it empty."""
+    """Raise an InputError unless ``value`` is a text that can be written down, be it empty."""
     if not isinstance(value, str):
         raise InputError(f"{name} is {value!r}: give a text, '' if there is nothing to say")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} has {value[error.start]!r}, which is half a character: leave it out") from error
 
 
 def _whole(value: Any, least: int | None, most: int | None) -> bool:

@@ -141,9 +141,11 @@ def generate(
     check_text("prompt", prompt)
     check_seed(seed)
     check_number("cfg", cfg)
-    height, width = size or model.size
+    if size is not None and (not isinstance(size, (list, tuple)) or len(size) != 2):
+        raise InputError(f"size is {size!r}: give (height, width) in pixels, multiples of {model.multiple}")
+    height, width = model.size if size is None else size
     for side in (height, width):
-        if side < model.multiple or side % model.multiple:
+        if not isinstance(side, int) or side < model.multiple or side % model.multiple:
             raise InputError(f"size is {width}x{height}: give multiples of {model.multiple}")
     schedule, (cond, empty) = Schedule(model, steps), (model.embed(words, (height, width)) for words in (prompt, ""))
     shape = (1, model.unet.config.in_channels, height // model.factor, width // model.factor)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dragonkit.checks import check_text
 from dragonkit.errors import InputError, NonFiniteError
 from dragonkit.fused import fused
 from dragonkit.loading.cards import CARDS as CARDS
@@ -137,7 +138,11 @@ class Model:
 
         Returns:
             What conditions the U-Net, batch 1.
+
+        Raises:
+            InputError: the prompt is no text, or the tokenizer is not the text encoder's.
         """
+        check_text("prompt", prompt)
         if self.text_encoder_2 is None:
             cond = embed_one(self.tokenizer, self.text_encoder, prompt)
         else:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
-from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -32,15 +31,17 @@ from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, ddim_invert
 from dragonkit.loading.cards import CARDS, Card
 from dragonkit.loading.folder import explained, place_of, schedule_of, vae_dtype
+from dragonkit.loading.lora_pipeline import LoraLoader
 from dragonkit.loading.place import lay_out
 from dragonkit.loading.suits import check_pair, check_suits, check_unet, check_vae
+from dragonkit.loading.weights import check_weights
 from dragonkit.memory import Memory
 from dragonkit.models import Model
 
 OUTPUTS = ("pil", "np", "pt", "latent")
 
 
-class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionXLLoraLoaderMixin):
+class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoader):
     """Edit images with Stable Diffusion 1, 2 or XL, as a diffusers pipeline.
 
     LoRAs are loaded, weighted, fused and unloaded as in any Stable Diffusion pipeline.
@@ -104,7 +105,8 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, StableDif
 
         Args:
             name: a diffusers folder or a hub id.
-            options: of :meth:`diffusers.DiffusionPipeline.from_pretrained`.
+            options: of :meth:`diffusers.DiffusionPipeline.from_pretrained`. Of a folder that holds one variant of the
+                weights, such as "fp16", that one is taken.
 
         Raises:
             InputError: there is no such model, it is not whole, or not one that an edit can use.
@@ -112,13 +114,10 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, StableDif
         place = place_of(name, "model name")
         if place.is_dir():
             check_suits(place)
+            if "variant" not in options and "unet" not in options:
+                options["variant"] = check_weights(place, "unet") or None
         with explained(str(name), CARDS):
             return super().from_pretrained(name, **{"use_safetensors": True, **options})
-
-    def load_lora_weights(self, source: Any, adapter_name: str | None = None, **options: Any) -> None:
-        """Load a LoRA, as :meth:`diffusers.loaders.StableDiffusionLoraLoaderMixin.load_lora_weights` does."""
-        kind = StableDiffusionLoraLoaderMixin if self.text_encoder_2 is None else StableDiffusionXLLoraLoaderMixin
-        kind.load_lora_weights(self, source, adapter_name, **options)
 
     @classmethod
     def from_model(cls, model: Model) -> "DragonDiffusionPipeline":

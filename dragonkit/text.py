@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dragonkit.errors import InputError
+
 Cond = dict[str, Tensor]
 """What conditions the U-Net, batch first: ``encoder_hidden_states`` (B, tokens, width), and for SDXL also
 ``text_embeds`` (B, width) and ``time_ids`` (B, 6). Flat, so that embeddings are joined and repeated entry by entry."""
@@ -22,9 +24,16 @@ def arguments(cond: Cond) -> dict[str, Any]:
 
 
 def ids(tokenizer: Any, encoder: Any, prompt: str) -> Tensor:
-    """A prompt as token ids (1, window), cut to the encoder's window and padded to it, as in training."""
+    """A prompt as token ids (1, window), cut to the encoder's window and padded to it, as in training.
+
+    Raises:
+        InputError: the encoder has no embedding of a token.
+    """
     window = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     words = tokenizer([prompt], padding="max_length", max_length=window, truncation=True, return_tensors="pt")
+    known, largest = encoder.get_input_embeddings().num_embeddings, int(words.input_ids.max())
+    if largest >= known:
+        raise InputError(f"prompt has token {largest}, the text encoder knows {known}: use the tokenizer it came with")
     return words.input_ids.to(encoder.device)
 
 

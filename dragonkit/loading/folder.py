@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from dragonkit.errors import InputError, one_line
 from dragonkit.loading.hub import fetch
-from dragonkit.loading.suits import PICKLES, check_suits, read_json
+from dragonkit.loading.suits import PICKLES, check_suits, has_two, read_index, read_json
 from dragonkit.loading.weights import check_weights
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -79,7 +80,7 @@ def find(source: str, known: Iterable[str], dtype: torch.dtype) -> Path:
 
 def check_complete(root: Path) -> None:
     """Raise an InputError unless each part of a diffusers folder has its files, none of them cut short."""
-    second = (root / "text_encoder_2").is_dir() or (root / "tokenizer_2").is_dir()
+    second = has_two(root)
     for part in ("unet", "vae", "text_encoder", *["text_encoder_2"] * second):
         check_weights(root, part)
         read_json(root / part / "config.json")
@@ -106,7 +107,7 @@ def explained(name: str, known: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let diffusers and transformers draw no bars and log nothing: what is wrong is said by an error's one line."""
+    """Let diffusers and transformers draw no bars and warn of nothing: what is wrong is said by an error's one line."""
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers
 
@@ -115,7 +116,9 @@ def quiet() -> Iterator[None]:
         kind.disable_progress_bar()
         kind.set_verbosity(diffusers.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for kind, level in before:
             kind.set_verbosity(level)
@@ -140,7 +143,7 @@ def read(root: Path, dtype: torch.dtype) -> dict[str, Any]:
     def tokenizer(part: str) -> Any:
         return CLIPTokenizer.from_pretrained(root, subfolder=part, local_files_only=True)
 
-    two = (root / "text_encoder_2").is_dir()
+    two = has_two(root)
     parts = {
         "unet": part_of(root, "unet", UNet2DConditionModel, dtype),
         "vae": read_vae(root / "vae", dtype, two),
@@ -149,11 +152,10 @@ def read(root: Path, dtype: torch.dtype) -> dict[str, Any]:
         "schedule_config": schedule_of(read_json(root / "scheduler" / "scheduler_config.json"), two),
     }
     if two:
-        index = read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
         parts |= {
             "text_encoder_2": part_of(root, "text_encoder_2", CLIPTextModelWithProjection, dtype),
             "tokenizer_2": tokenizer("tokenizer_2"),
-            "empty_is_zero": bool(index.get("force_zeros_for_empty_prompt", True)),
+            "empty_is_zero": bool(read_index(root).get("force_zeros_for_empty_prompt", True)),
         }
     return parts
 

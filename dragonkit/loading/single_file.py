@@ -19,7 +19,7 @@ from dragonkit.loading.cards import CARDS
 from dragonkit.loading.folder import HUB_ID, place_of, schedule_of, vae_dtype
 from dragonkit.loading.hub import cached, fetch_one
 from dragonkit.loading.published import PUBLISHED
-from dragonkit.loading.suits import WANTED, check_suits, check_unet, read_json
+from dragonkit.loading.suits import WANTED, check_suits, check_unet, has_two, read_index, read_json
 from dragonkit.loading.weights import check_file
 
 Shapes = dict[str, tuple[int, ...]]
@@ -201,10 +201,10 @@ def _configs(source: str | Path) -> dict[str, Any]:
                 fetch_one(str(source), (f"{part}/config.json",))
         fetch_one(str(source), ("scheduler/scheduler_config.json",))
     check_suits(place)
-    parts = [part for part in ("unet", "vae", "text_encoder", "text_encoder_2") if (place / part).is_dir()]
+    parts = [part for part in ("unet", "vae", "text_encoder") if (place / part).is_dir()]
+    parts += ["text_encoder_2"] * has_two(place)
     configs = {part: read_json(place / part / "config.json") for part in parts}
-    if (place / "model_index.json").is_file():
-        configs["model_index"] = read_json(place / "model_index.json")
+    configs["model_index"] = read_index(place)
     return configs | {"scheduler": read_json(place / "scheduler" / "scheduler_config.json")}
 
 

@@ -36,12 +36,25 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_index(root: Path) -> dict[str, Any]:
+    """What a diffusers folder says of itself in model_index.json, empty if there is none."""
+    return read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
+
+
+def has_two(root: Path) -> bool:
+    """Whether a folder's model has two text encoders; files left there by another model do not count."""
+    index = read_index(root)
+    if index.get("_class_name") and not (index.get("text_encoder_2") or [None])[0]:
+        return False
+    return any((root / part).is_dir() for part in ("text_encoder_2", "tokenizer_2"))
+
+
 def check_suits(root: Path) -> None:
     """Raise an InputError unless a folder's configurations are those of a model that can be edited with.
 
     Weights are not looked at, so that this can be asked before they are fetched.
     """
-    index = read_json(root / "model_index.json") if (root / "model_index.json").is_file() else {}
+    index = read_index(root)
     name = index.get("_class_name", "")
     if not (root / "unet").is_dir() and not index.get("unet"):
         raise InputError(f"{root.name or str(root)!r} is {_what(root, index)}: {WANTED}")
