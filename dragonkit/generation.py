@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -145,7 +146,7 @@ def generate(
         raise InputError(f"size is {size!r}: give (height, width) in pixels, multiples of {model.multiple}")
     height, width = model.size if size is None else size
     for side in (height, width):
-        if not isinstance(side, int) or side < model.multiple or side % model.multiple:
+        if not isinstance(side, Integral) or side < model.multiple or side % model.multiple:
             raise InputError(f"size is {width}x{height}: give multiples of {model.multiple}")
     schedule, (cond, empty) = Schedule(model, steps), (model.embed(words, (height, width)) for words in (prompt, ""))
     shape = (1, model.unet.config.in_channels, height // model.factor, width // model.factor)

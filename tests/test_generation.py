@@ -26,6 +26,12 @@ def generated(model):
     return model.generate("a ball", 3, steps=4, cfg=1.0, size=(64, 64))
 
 
+@pytest.mark.parametrize("size", [64, "64x64", (64,), (64.0, 64), ("64", "64"), (64, 32), (0, 64), ()])
+def test_sizes_of_no_use_are_refused(model, size):
+    with pytest.raises(InputError, match="size is .*multiples of 64"):
+        model.generate("a ball", steps=1, size=size)
+
+
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_generation_is_diffusers_own(model, cfg):
     ours = model.generate("a red ball", 5, steps=6, cfg=cfg, size=(64, 128))

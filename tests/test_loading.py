@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 import dragonkit as dk
 from dragonkit.edits import Appearance, Drag, Move, Paste, Resize, Rotate
@@ -173,6 +173,28 @@ def test_the_empty_prompt_of_a_run_knows_its_size():
     null = null_text_invert(model, z0, path.cond, schedule, cfg=3.0, iterations=1, refine=0)
     assert all(torch.equal(c["time_ids"], told) and c["text_embeds"].shape == (1, 24) for c in null.empty.values())
     assert torch.equal(model.generate("a ball", steps=1, size=(H, W)).path.cond["time_ids"], told)
+
+
+@pytest.mark.parametrize(("family", "offset"), [("sd15", 0), ("sdxl", 0)])
+def test_an_outdated_offset_is_set_right_where_diffusers_does(tmp_path, family, offset):
+    pipe = family_pipeline(family)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=offset)
+    ours = load(_saved(pipe, tmp_path), device="cpu").generate("a ball", 5, steps=2, cfg=1.0, size=(64, 64))
+    theirs = type(pipe).from_pretrained(tmp_path)
+    assert ours.path.schedule.timesteps[-1] == theirs.scheduler.config.steps_offset == (0 if family == "sdxl" else 1)
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "trailing"])
+def test_steps_are_those_of_diffusers_euler_scheduler(spacing, tmp_path):
+    pipe = family_pipeline("sd15")
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
+    ours = load(_saved(pipe, tmp_path), device="cpu").generate("a ball", 5, steps=7, cfg=1.0, size=(64, 64))
+    pipe.scheduler.set_timesteps(7)
+    noise = ours.z_T * (pipe.scheduler.sigmas[0] ** 2 + 1) ** 0.5 / pipe.scheduler.init_noise_sigma  # it goes by σ
+    options = dict(num_inference_steps=7, guidance_scale=1.0, height=64, width=64, output_type="latent")
+    theirs = pipe("a ball", latents=noise, **options).images
+    # What is left is that its last step goes to no noise at all.
+    assert (ours.path.latents[7] - theirs).abs().max() < 2e-3 * theirs.abs().max()
 
 
 ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}

@@ -149,6 +149,32 @@ def test_tensors_beside_the_model_do_no_harm_and_missing_ones_are_named(made, tm
         assert "\n" not in str(error.value)
 
 
+def test_an_autoencoder_may_be_one_file_of_either_layout_and_stand_in_for_one_that_lacks(made, tmp_path):
+    parts, file, folder = made["sdxl"]
+    state, vae = load_file(file), "first_stage_model."
+    bare, alone = tmp_path / "bare.safetensors", tmp_path / "vae.safetensors"
+    save_file({key: tensor for key, tensor in state.items() if not key.startswith(vae)}, bare)
+    save_file({key.removeprefix(vae): tensor for key, tensor in state.items() if key.startswith(vae)}, alone)
+    with pytest.raises(InputError, match="bare.safetensors holds no autoencoder: give one as vae="):
+        load(bare, device="cpu", config=folder)
+    theirs = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    for source in (alone, file, theirs, folder):
+        model = load(bare, device="cpu", dtype=torch.float16, config=folder, vae=source)
+        for key, tensor in parts["vae"].state_dict().items():
+            assert torch.equal(model.vae.state_dict()[key], tensor)  # in float32, for its scale is that of SDXL's
+    assert model.vae.config.scaling_factor == 0.13025
+    cut = {key: tensor for key, tensor in state.items() if not key.startswith("conditioner.")}
+    save_file(cut, tmp_path / "cut.safetensors")
+    for source, options, message in (
+        (tmp_path / "cut.safetensors", {"config": folder}, "holds a U-Net without a text encoder"),
+        (folder, {"vae": folder / "unet" / "diffusion_pytorch_model.safetensors"}, "holds no autoencoder"),
+        (folder, {"vae": folder / "vae" / "config.json"}, "config.json is no .safetensors file"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            load(source, device="cpu", **options)
+        assert "\n" not in str(error.value)
+
+
 def one(key, *shape):
     return {key: torch.zeros(shape)}
 

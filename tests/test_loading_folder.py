@@ -143,6 +143,81 @@ def test_what_a_model_of_two_encoders_lacks_is_named(saved, tmp_path, lost, mess
     refused(folder, message)
 
 
+def test_parts_that_the_pipeline_never_had_are_named(folder):
+    shutil.rmtree(folder / "text_encoder")
+    edited_json(folder / "model_index.json", _class_name="StableDiffusionImageVariationPipeline", text_encoder=None)
+    refused(folder, "'model' is a StableDiffusionImageVariationPipeline without a text encoder: give a text-to-image")
+
+
+def test_files_left_by_another_model_do_not_count(folder, saved):
+    for part in ("text_encoder_2", "tokenizer_2"):
+        shutil.copytree(saved["sdxl"] / part, folder / part)
+    assert sorted(load(folder, device="cpu").parts) == ["text_encoder", "unet", "vae"]
+
+
+@pytest.mark.parametrize("variant", ["bf16", "non_ema"])
+def test_a_variant_is_read_if_it_is_the_only_one(tmp_path, variant):
+    pipe = family_pipeline("sd15")
+    pipe.save_pretrained(tmp_path, variant=variant, max_shard_size="500KB")
+    assert torch.equal(load(tmp_path, device="cpu").unet.conv_in.weight, pipe.unet.conv_in.weight)
+
+
+def test_variants_that_are_not_read_are_not_looked_at(folder):
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"cut")
+    assert load(folder, device="cpu").unet is not None
+
+
+def test_files_of_other_names_are_not_taken_for_the_weights(folder):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.rename(folder / "unet" / "diffusion_pytorch_model-00001-of-00001.safetensors")
+    refused(folder, "no unet/diffusion_pytorch_model.safetensors or diffusion_pytorch_model.safetensors.index.json in")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text('{"weight_map": null}')
+    refused(folder, "unet/diffusion_pytorch_model.safetensors.index.json lists no weights")
+
+
+def test_whole_numbers_are_no_weights(folder):
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({"decoder.conv_in.weight": torch.zeros(4, 4, 3, 3, dtype=torch.int8)}, file)
+    refused(folder, r"quantised \(decoder.conv_in.weight is of type I8\), which leaves no gradient to guide by")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("unet/config.json", {"sample_size": "x"}, "the U-Net's sample_size is 'x'"),
+        ("unet/config.json", {"sample_size": [8]}, r"the U-Net's sample_size is \[8\]"),
+        ("unet/config.json", {"norm_num_groups": 0}, "cannot be loaded .*: fetch it again, or give one of mini"),
+        ("vae/config.json", {"scaling_factor": None}, "the autoencoder's scaling_factor is None"),
+        ("text_encoder/config.json", {"hidden_size": "wide"}, "cannot be loaded .*hidden_size.*fetch it again"),
+        ("scheduler/scheduler_config.json", {"beta_end": "x"}, "beta_end is 'x': give a finite number"),
+        ("scheduler/scheduler_config.json", {"beta_end": 5.0}, "the scheduler's betas are from .* to 5"),
+        (
+            "scheduler/scheduler_config.json",
+            {"num_train_timesteps": 1e3},
+            "num_train_timesteps is 1000.0: give a whole",
+        ),
+    ],
+)
+def test_configurations_of_no_use_end_in_one_line(folder, file, changes, message):
+    edited_json(folder / file, **changes)
+    refused(folder, message)
+
+
+def test_a_network_without_its_configuration_is_named(folder):
+    (folder / "text_encoder" / "config.json").unlink()
+    refused(folder, "text_encoder/config.json is missing")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/model", "x" * 5000, "owner/..", b"mini"])
+def test_names_that_no_file_can_have_are_refused(name):
+    with pytest.raises(InputError) as error:
+        load(name, device="cpu")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+    for option in ("vae", "lora"):
+        with pytest.raises(InputError):
+            load("mini", device="cpu", **{option: name})
+
+
 def test_shards_are_all_wanted(folder):
     net = UNet2DConditionModel.from_pretrained(folder / "unet")
     shutil.rmtree(folder / "unet")

@@ -126,7 +126,7 @@ def test_a_lora_is_loaded_with_the_model_and_from_the_hub(tmp_path, monkeypatch)
         assert torch.equal(a, b)
 
 
-def test_what_is_no_lora_for_the_model_is_refused_and_leaves_it_as_it_was(tmp_path):
+def test_what_is_no_lora_for_the_model_is_refused_and_leaves_it_as_it_was(tmp_path, capfd):
     file, _ = made("sd15", tmp_path / "sd15")
     xl, _ = made("sdxl", tmp_path / "sdxl")
     state = load_file(file)
@@ -144,6 +144,7 @@ def test_what_is_no_lora_for_the_model_is_refused_and_leaves_it_as_it_was(tmp_pa
         save_file(state, several / f"{name}.safetensors")
     (tmp_path / "none").mkdir()
     model, before = fresh("sd15"), fresh("sd15")
+    capfd.readouterr()
     for source, message in (
         (cut, "cut.safetensors is damaged"),
         (broken, f"nan.safetensors: {first} holds NaN"),
@@ -158,6 +159,9 @@ def test_what_is_no_lora_for_the_model_is_refused_and_leaves_it_as_it_was(tmp_pa
         with pytest.raises(InputError, match=message) as error:
             model.load_lora(source)
         assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")  # nor is anything said beside the error
+    with pytest.raises(InputError, match="at scale 1e\\+300 leaves weights infinite in torch.float32: lower the scale"):
+        model.load_lora(file, 1e300)
     for wrong in (float("nan"), float("inf"), "1", True, None):
         with pytest.raises(InputError, match="scale is"):
             model.load_lora(file, wrong)

@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from dragonkit.errors import InputError
 from dragonkit.models import CARDS, load
-from tests.tiny import fresh_model, picture, save_pipeline, tiny_model
+from tests.tiny import SCHEDULER, fresh_model, picture, save_pipeline, tiny_model
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -110,6 +111,34 @@ def test_another_kind_of_prediction_is_refused(folder):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "flow"}))
     with pytest.raises(InputError, match="prediction_type 'flow'"):
         load(folder)
+
+
+def test_a_clean_latent_is_converted_to_noise():
+    model, theirs = (
+        fresh_model(prediction_type="sample"),
+        DDIMScheduler.from_config(SCHEDULER, prediction_type="sample"),
+    )
+    z, t, out = torch.randn(1, 4, 8, 8), 501, torch.randn(1, 4, 8, 8)
+    theirs.set_timesteps(2)
+    a = theirs.alphas_cumprod[1]
+    expected = a**0.5 * out + (1 - a) ** 0.5 * model.noise(out, z, t)
+    torch.testing.assert_close(theirs.step(out, t, z).prev_sample, expected)
+
+
+def test_an_untold_size_is_the_familys():
+    model = fresh_model()
+    model.unet.register_to_config(sample_size=None)
+    assert model.size == (512, 512)
+
+
+def test_prompts_of_no_use_are_refused():
+    model = fresh_model()
+    for prompt in (None, 3, ["a"], "half \ud800"):
+        with pytest.raises(InputError, match="prompt"):
+            model.embed(prompt)
+    model.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(InputError, match="prompt has token 514, the text encoder knows 514: use the tokenizer it came"):
+        model.embed("a <new> ball")
 
 
 def test_v_prediction_is_converted_to_noise():

@@ -256,6 +256,51 @@ def test_a_lora_that_is_not_fused_works_too(pipes, tmp_path):
     torch.testing.assert_close(ours[0], fused, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_loras_are_loaded_weighted_and_unloaded(family, tmp_path):
+    from tests.test_loading_lora import made
+
+    pipe, (file, _) = pipeline(family), made(family, tmp_path / "own")
+    wrong, _ = made("sd21", tmp_path / "other")
+    model = dk.Model(name="fused", **family_parts(family))
+    model.load_lora(file, 0.5)
+
+    def run():
+        options = dict(num_inference_steps=1, guidance_scale=1.0, output_type="pt")
+        return pipe(IMAGE, MOVE, "a ball", guidance="iclr" if family == "sd15" else "sdxl", **options).images[0]
+
+    plain, keys = run(), pipe.unet.state_dict().keys()
+    for source in (wrong, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="is no LoRA for this pipeline") as error:
+            pipe.load_lora_weights(source)
+        assert "\n" not in str(error.value) and pipe.unet.state_dict().keys() == keys
+    pipe.load_lora_weights(file, adapter_name="own")
+    pipe.set_adapters(["own"], [0.5])
+    w = Guidance.preset("iclr" if family == "sd15" else "sdxl").replace(steps=1, cfg=1.0)
+    expected = dk.edit(model, IMAGE, MOVE, "a ball", guidance=w, progress=False).tensor
+    torch.testing.assert_close(run(), expected, atol=1e-3, rtol=0)
+    assert not torch.equal(run(), plain)
+    pipe.unload_lora_weights()
+    torch.testing.assert_close(run(), plain, atol=1e-5, rtol=0)
+
+
+def test_other_pipelines_and_removed_parts_end_in_one_line(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "transformer": ["diffusers", "Flux"]}')
+    for name, message in (
+        (tmp_path, "is a FluxPipeline with a transformer"),
+        ("/no/where", "cannot be loaded"),
+        (3, "is 3"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            DragonDiffusionPipeline.from_pretrained(name)
+        assert "\n" not in str(error.value)
+    family_pipeline("sd15").save_pretrained(tmp_path / "half", variant="fp16")
+    pipe = DragonDiffusionPipeline.from_pretrained(tmp_path / "half")
+    pipe.vae = None
+    with pytest.raises(InputError, match="the pipeline has no vae: set pipe.vae"):
+        pipe(IMAGE, MOVE)
+
+
 def test_sdxls_autoencoder_is_widened_where_half_precision_overflows():
     pipe = pipeline("sdxl").to(torch.float16)
     assert pipe.vae.dtype == torch.float16
@@ -276,6 +321,10 @@ def test_sdxls_autoencoder_is_widened_where_half_precision_overflows():
         ({"generator": 3}, "generator is a int: give a torch.Generator"),
         ({"output_type": "jpg"}, "output_type is 'jpg': choose from 'pil', 'np', 'pt', 'latent'"),
         ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "has 'prompt_embeds': it may hold 'latents'"),
+        ({"callback_on_step_end_tensor_inputs": "latents"}, r"is 'latents': give \['latents'\] or \[\]"),
+        ({"callback_on_step_end": "print"}, "callback_on_step_end is a str: give a function or a PipelineCallback"),
+        ({"callback_on_step_end": lambda *_: 3, "num_inference_steps": 1}, "gave a int: give a dict, or None"),
+        ({"invert": "ddim"}, "invert is a str: give a function such as ddim_invert"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(pipes, wrong, message):

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -16,7 +17,16 @@ def schedule(steps, **config):
 
 
 @pytest.mark.parametrize("steps", [1, 7, 50])
-@pytest.mark.parametrize("config", [{}, {"beta_schedule": "linear"}, {"set_alpha_to_one": True, "steps_offset": 0}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"beta_schedule": "linear"},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"trained_betas": np.linspace(0.001, 0.02, 1000, dtype=np.float32).tolist()},
+        {"set_alpha_to_one": True, "steps_offset": 0},
+    ],
+)
 def test_backward_steps_are_diffusers_bit_for_bit(steps, config):
     ours, theirs = (
         schedule(steps, **config),
@@ -74,7 +84,13 @@ def test_steps_out_of_range_are_refused(steps):
 
 @pytest.mark.parametrize(
     "config",
-    [{"beta_schedule": "sigmoid"}, {"timestep_spacing": "own"}, {"trained_betas": [0.1]}, {"beta_end": None}],
+    [
+        {"beta_schedule": "sigmoid"},
+        {"timestep_spacing": "own"},
+        {"trained_betas": [0.1]},
+        {"trained_betas": "x"},
+        {"beta_end": None},
+    ],
 )
 def test_schedules_of_another_kind_are_refused(config):
     with pytest.raises(InputError):

@@ -181,6 +181,12 @@ def test_fused_projections_are_undone_and_restored(inputs):
     assert model.unet.attn_processors == before and "Fused" in type(next(iter(before.values()))).__name__
 
 
+def test_attention_that_looks_at_words_alone_is_no_self_attention():
+    unet = fresh_model().unet
+    unet.up_blocks[1].attentions[0].transformer_blocks[0].only_cross_attention = True
+    assert len(attentions(unet)) == len(attentions(fresh_model().unet)) - 1
+
+
 def test_a_model_without_decoder_attention_is_refused():
     unet = UNet2DConditionModel(
         block_out_channels=(8, 8),
