@@ -148,7 +148,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         two = self.text_encoder_2 is not None
         width = vae_dtype(self.vae.config, self.vae.dtype, two)
         if width != self.vae.dtype:
-            self.vae.to(dtype=width)
+            torch.nn.Module.to(self.vae, width)  # diffusers' own to() warns of nothing in particular
         preset = self.config.guidance or ("sdxl" if two else "iclr")
         model = Model(
             name=str(self.config.get("_name_or_path") or type(self).__name__),
@@ -245,7 +245,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
             raise InputError(f"output_type is {output_type!r}: choose from {', '.join(map(repr, OUTPUTS))}")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise InputError(f"generator is a {type(generator).__name__}: give a torch.Generator, or None")
-        if any(hasattr(part, "_hf_hook") for part in (self.unet, self.vae, self.text_encoder)):
+        if any(hasattr(part, "_hf_hook") for part in self.components.values()):
             raise InputError("the pipeline's parts are offloaded by hooks: remove them, and give memory='low' instead")
         model = self.model
         w = self._numbers(model, edit, guidance, num_inference_steps, guidance_scale, generator)

@@ -203,12 +203,18 @@ def test_an_incomplete_copy_in_the_cache_is_completed_and_a_wrong_model_is_not(m
     (tmp_path / "copy" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     fetched = []
 
+    def offline(repo, dtype):
+        raise ConnectionRefusedError("nothing listens there")
+
     def download(repo, dtype):
         fetched.append(repo)
         pipe.save_pretrained(tmp_path / "copy")
         return tmp_path / "copy"
 
     monkeypatch.setattr(hub, "cached", lambda repo, file: tmp_path / "copy" / file)
+    monkeypatch.setattr(hub, "_download", offline)
+    with pytest.raises(InputError, match=r"is in the local cache in part \(no vae/\*.safetensors in .*\) and cannot"):
+        load("sd15", device="cpu")
     monkeypatch.setattr(hub, "_download", download)
     assert load("sd15", device="cpu").card is CARDS["sd15"] and fetched == [CARDS["sd15"].source]
     load("sd15", device="cpu")

@@ -40,15 +40,15 @@ def fetch(repo: str, dtype: torch.dtype, check: Callable[[Path], object]) -> Pat
     Raises:
         InputError: there is no such model, it may not be read, no network, or an edit cannot use it.
     """
-    index = cached(repo, "model_index.json")
+    index, state = cached(repo, "model_index.json"), "is not in the local cache"
     if index is not None:
         check_suits(index.parent)
         try:
             check(index.parent)
             return index.parent
-        except InputError:
-            pass  # an incomplete copy: what it lacks is downloaded
-    with explained(repo):
+        except InputError as error:  # an incomplete copy: what it lacks is downloaded
+            state = f"is in the local cache in part ({str(error).partition(': ')[0]})"
+    with explained(repo, state):
         return _download(repo, dtype)
 
 
@@ -108,8 +108,13 @@ def weights_of(repo: str, files: list[str], dtype: torch.dtype) -> Iterator[str]
 
 
 @contextmanager
-def explained(repo: str) -> Iterator[None]:
-    """Turn whatever the hub's client raises into an InputError of one line that says what to do."""
+def explained(repo: str, state: str = "is not in the local cache") -> Iterator[None]:
+    """Turn whatever the hub's client raises into an InputError of one line that says what to do.
+
+    Args:
+        repo: what is asked for.
+        state: what there is of it already.
+    """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
@@ -127,6 +132,6 @@ def explained(repo: str) -> Iterator[None]:
     except Exception as error:  # of httpx, requests, ssl, the file system: whichever client is installed
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise InputError(
-            f"{repo!r} is not in the local cache and cannot be downloaded ({reason}): connect to the network, "
+            f"{repo!r} {state} and cannot be downloaded ({reason}): connect to the network, "
             "or give a folder or a .safetensors file"
         ) from error
