@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -141,6 +142,15 @@ def test_what_a_model_of_two_encoders_lacks_is_named(saved, tmp_path, lost, mess
     folder = shutil.copytree(saved["sdxl"], tmp_path / "model")
     shutil.rmtree(folder / lost) if (folder / lost).is_dir() else (folder / lost).unlink()
     refused(folder, message)
+
+
+def test_models_are_loaded_from_several_threads(saved):
+    from transformers.utils.logging import get_verbosity
+
+    before = get_verbosity()
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda family: load(saved[family], device="cpu"), ["sd15", "sdxl"] * 2))
+    assert [len(model.parts) for model in models] == [3, 4, 3, 4] and get_verbosity() == before
 
 
 def test_parts_that_the_pipeline_never_had_are_named(folder):

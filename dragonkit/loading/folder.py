@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from dragonkit.loading.hub import fetch
 from dragonkit.loading.suits import PICKLES, check_suits, has_two, read_index, read_json
 from dragonkit.loading.weights import check_weights
 
+_ALONE = threading.RLock()
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -107,21 +109,24 @@ def explained(name: str, known: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let diffusers and transformers draw no bars and warn of nothing: what is wrong is said by an error's one line."""
+    """Let diffusers and transformers draw no bars and warn of nothing: what is wrong is said by an error's one line.
+
+    One thread at a time: these are switches of the whole process, and so are those by which networks are built empty.
+    """
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers
 
-    before = [(kind, kind.get_verbosity()) for kind in (diffusers, transformers)]
-    for kind, _ in before:
-        kind.disable_progress_bar()
-        kind.set_verbosity(diffusers.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _ALONE, warnings.catch_warnings():
+        before = [(kind, kind.get_verbosity()) for kind in (diffusers, transformers)]
+        warnings.simplefilter("ignore")
+        try:
+            for kind, _ in before:
+                kind.disable_progress_bar()
+                kind.set_verbosity(diffusers.CRITICAL)
             yield
-    finally:
-        for kind, level in before:
-            kind.set_verbosity(level)
+        finally:
+            for kind, level in before:
+                kind.set_verbosity(level)
 
 
 def read(root: Path, dtype: torch.dtype) -> dict[str, Any]:
