@@ -277,7 +277,9 @@ def load(
             the file does not hold; default the local cache's, if it has one.
         graphs: record the denoiser's passes as CUDA graphs and replay them, which takes some memory and, at the first
             edit of each size, some seconds; see :mod:`dragonkit.graphs`. Default on a CUDA device, and only there.
-        plain: leave weights and blocks as diffusers has them, and record nothing: slower, to compare with.
+        plain: leave weights and blocks as diffusers has them, and record nothing: slower, to compare with, or to
+            compile: ``model.unet.compile_repeated_blocks()``. Compiled blocks are used where no hook is in them and
+            nothing is differentiated; recorded passes with fused blocks are faster and need no minutes to begin.
 
     Raises:
         InputError: nothing of that name, or its weights are missing, truncated, not finite or of a model that an edit

@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
 
 from dragonkit.editor import edit
 from dragonkit.edits import Move
@@ -204,17 +203,18 @@ def test_a_model_without_decoder_attention_is_refused():
 @pytest.mark.parametrize("preset", ["iclr", "fast"])
 def test_compiled_blocks_hear_hooks_and_go_back_twice(preset):
     plain, compiled = fresh_model(), fresh_model()
-    blocks = [module for module in compiled.unet.up_blocks.modules() if isinstance(module, BasicTransformerBlock)][:2]
+    names = [f"{place}.attentions.0.transformer_blocks.0" for place in ("down_blocks.0", "up_blocks.1", "mid_block")]
+    blocks = [compiled.unet.get_submodule(name) for name in names]
     for block in blocks:
         block.compile(backend="aot_eager")
-    w = Guidance.preset(preset).replace(steps=2)
+    w = Guidance.preset(preset).replace(steps=3)
     keep = Record(features=(2,), attention=True)
     a, b = (edit(m, picture(64, 96), MOVE, guidance=w, progress=False, trace=keep) for m in (plain, compiled))
-    assert torch.equal(a.latent, b.latent) and a.nfe == b.nfe
+    assert any(a.trace.energies.values()) and torch.equal(a.latent, b.latent) and a.nfe == b.nfe
     assert a.trace.attention[0] and [looks.keys() for looks in a.trace.attention] == [
         looks.keys() for looks in b.trace.attention
     ]
-    assert len(blocks) == 2 and all(block._compiled_call_impl is not None for block in blocks)
+    assert all(block._compiled_call_impl is not None for block in blocks)
 
 
 def test_a_denoiser_compiled_as_a_whole_is_refused_with_the_remedy():
