@@ -158,8 +158,9 @@ def test_an_autoencoder_may_be_one_file_of_either_layout_and_stand_in_for_one_th
     with pytest.raises(InputError, match="bare.safetensors holds no autoencoder: give one as vae="):
         load(bare, device="cpu", config=folder)
     theirs = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    given = dict(device="cpu", dtype=torch.float16)
     for source in (alone, file, theirs, folder):
-        model = load(bare, device="cpu", dtype=torch.float16, config=folder, vae=source)
+        model = load(bare, config=folder, vae=source, **given) if source != alone else load(folder, vae=source, **given)
         for key, tensor in parts["vae"].state_dict().items():
             assert torch.equal(model.vae.state_dict()[key], tensor)  # in float32, for its scale is that of SDXL's
     assert model.vae.config.scaling_factor == 0.13025

@@ -107,8 +107,9 @@ def read_vae_file(file: Path, dtype: torch.dtype, config: Mapping[str, Any]) -> 
     check_file(file, file.name)
     if not any(key.removeprefix(_VAE).startswith("decoder.") for key in shapes_of(file)):
         raise InputError(f"{file.name} holds no autoencoder: give one")
+    shape = {key: value for key, value in config.items() if not key.startswith("_")}  # not where it was loaded from
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+        Path(folder, "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **shape}), encoding="utf-8")
         vae = AutoencoderKL.from_single_file(str(file), config=folder, local_files_only=True)
     return _finish(vae, dtype, file.name, "the autoencoder")
 

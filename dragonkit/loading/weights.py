@@ -44,7 +44,8 @@ def check_weights(root: Path, part: str) -> str:
     if not sets:
         pickles = sorted(name for name in there if name.endswith(PICKLES))
         found = f" ({pickles[0]} is a pickle, which may run code when read)" if pickles else ""
-        raise InputError(f"no {part}/*.safetensors in {root}{found}: fetch the model again, in safetensors format")
+        name = f"{base}.safetensors" if any(name.endswith(".safetensors") for name in there) else "*.safetensors"
+        raise InputError(f"no {part}/{name} in {root}{found}: fetch the model again, in safetensors format")
     variant = chosen(sets)
     suffix = f".{variant}" if variant else ""
     whole, index = f"{base}{suffix}.safetensors", f"{base}.safetensors.index{suffix}.json"
