@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.callbacks import PipelineCallback
 from PIL import Image
+from safetensors.torch import load_file
 
 import dragonkit as dk
 from dragonkit import DragonDiffusionPipeline
@@ -262,6 +263,9 @@ def test_loras_are_loaded_weighted_and_unloaded(family, tmp_path):
 
     pipe, (file, _) = pipeline(family), made(family, tmp_path / "own")
     wrong, _ = made("sd21", tmp_path / "other")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    torch.save(load_file(file), pickled / "pytorch_lora_weights.bin")
     model = dk.Model(name="fused", **family_parts(family))
     model.load_lora(file, 0.5)
 
@@ -270,7 +274,7 @@ def test_loras_are_loaded_weighted_and_unloaded(family, tmp_path):
         return pipe(IMAGE, MOVE, "a ball", guidance="iclr" if family == "sd15" else "sdxl", **options).images[0]
 
     plain, keys = run(), pipe.unet.state_dict().keys()
-    for source in (wrong, tmp_path / "nowhere"):
+    for source in (wrong, pickled, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="is no LoRA for this pipeline") as error:
             pipe.load_lora_weights(source)
         assert "\n" not in str(error.value) and pipe.unet.state_dict().keys() == keys

@@ -30,7 +30,8 @@ class LoraLoader(StableDiffusionXLLoraLoaderMixin):
         before = self.get_list_adapters()
         try:
             with quiet():
-                (one if self.text_encoder_2 is None else two)(self, source, adapter_name, **options)
+                load = one if self.text_encoder_2 is None else two
+                load(self, source, adapter_name, **{"use_safetensors": True, **options})  # or it would read pickles
         except Exception as error:  # of diffusers, of peft, of torch: whichever notices first that it does not fit
             if not before:
                 self.unload_lora_weights()  # the layers that were added for it
