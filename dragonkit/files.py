@@ -96,13 +96,19 @@ def check_folder(out: Path) -> None:
     """Refuse, before any work, a folder that results could not be written to.
 
     Raises:
-        InputError: a file is in the way, or the folder or its nearest existing parent may not be written to.
+        InputError: a file or a broken link is in the way, the name is too long, or the folder or its nearest existing
+            parent may not be written to.
     """
-    there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    path = out.absolute()
+    try:
+        there = next(p for p in (path, *path.parents) if p.exists() or p.is_symlink())
+    except OSError as error:  # what is in a folder that may not be entered, or has too long a name, cannot be known
+        raise InputError(f"{out} cannot be a folder ({error.strerror}): give another place") from None
     if not there.is_dir():
-        raise InputError(f"{there} is a file, so {out} cannot be a folder: give another --out")
+        what = "a file" if there.exists() else "a link to nothing"
+        raise InputError(f"{there} is {what}, so {out} cannot be a folder: give another place")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{there} may not be written to: give another --out")
+        raise InputError(f"{there} may not be written to: give another place")
 
 
 def check_file(path: Path, suffix: str) -> None:
@@ -113,14 +119,18 @@ def check_file(path: Path, suffix: str) -> None:
     """
     if path.suffix.lower() != suffix:
         raise InputError(f"{path} does not end in {suffix}: name a {suffix} file")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name a {suffix} file")
     check_folder(path.parent)
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path} cannot be a file ({error.strerror}): give another place") from None
+    if folder:
+        raise InputError(f"{path} is a folder: name a {suffix} file")
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``out``; only if the block ends well do its files move into ``out``.
+    """Yield an empty folder; only if the block ends well do its files move into ``out``.
 
     Files of the same names are replaced, one atomic rename each; others in ``out`` are left alone. An exception or an
     interrupt leaves nothing behind.
@@ -128,7 +138,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
     check_folder(out)
     made = [p for p in (out, *out.parents) if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    # Inside what is there already: beside it may be another file system, or a folder that is not ours to write to.
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out if out.exists() else out.parent))
     try:
         yield scratch
         scratch.chmod(0o777 & ~_umask())  # mkdtemp makes it private
@@ -138,11 +149,13 @@ def whole_folder(out: Path) -> Iterator[Path]:
             scratch.rmdir()
         else:
             scratch.rename(out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
         for folder in made[1:]:
             with suppress(OSError):  # someone else has put a file there
                 folder.rmdir()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(out)  # a full disk is not said to be whose
         raise
 
 

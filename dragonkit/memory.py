@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
@@ -199,13 +200,14 @@ def frees(call: Callable[P, T]) -> Callable[P, T]:
     Torch's own error would carry the whole run with it in its traceback, and a notebook keeps the last one: memory
     would stay as full as it was, and the next, smaller edit fail too.
     """
+    lowest = "memory" not in inspect.signature(call).parameters
 
     @functools.wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return call(*args, **kwargs)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, OutOfMemoryError) or not _exhausted(error):
+            if isinstance(error, OutOfMemoryError) or not exhausted(error):
                 raise
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         for held in args:
@@ -215,7 +217,7 @@ def frees(call: Callable[P, T]) -> Callable[P, T]:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        lower = "" if kwargs.get("memory") == "low" else "memory='low', "
+        lower = "memory='low', " if kwargs.get("memory", "low" if lowest else "full") != "low" else ""
         raise OutOfMemoryError(
             f"out of memory ({first}): give {lower}a smaller image, a smaller batch, or fewer layers in the guidance"
         )
@@ -223,6 +225,11 @@ def frees(call: Callable[P, T]) -> Callable[P, T]:
     return wrapper
 
 
-def _exhausted(error: BaseException) -> bool:
-    """Whether an error says that memory is full; torch's allocator on a CPU says so in words only."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+_FULL = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""How torch's allocator on a CPU, that of pinned host memory, and CUDA's libraries say that memory is full."""
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that memory is full, by its kind or in words only."""
+    said = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in said for words in _FULL)

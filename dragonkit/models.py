@@ -208,8 +208,9 @@ class Model:
     def generate(self, prompt: str, seed: int = 0, **options: Any) -> Generated:
         """Generate an image, with its exact noise and path; see :func:`dragonkit.generation.generate`."""
         from dragonkit.generation import generate
+        from dragonkit.memory import frees
 
-        return generate(self, prompt, seed, **options)
+        return frees(generate)(self, prompt, seed, **options)
 
     def load_lora(self, source: str | Path, scale: float = 1.0) -> None:
         """Fuse a LoRA into the weights; see :func:`dragonkit.loading.lora.fuse`. Several may be fused one by one.

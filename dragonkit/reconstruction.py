@@ -9,6 +9,7 @@ from dragonkit.editor import edit
 from dragonkit.edits.reconstruct import Reconstruct
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
+from dragonkit.memory import Memory
 from dragonkit.models import Model
 from dragonkit.trace import Result
 
@@ -23,6 +24,7 @@ def reconstruct(
     guidance: Guidance | None = None,
     trace: bool = False,
     progress: bool = True,
+    memory: Memory = "full",
 ) -> Result:
     """Generate from random noise under S_share everywhere, and see what comes back of the image.
 
@@ -39,9 +41,11 @@ def reconstruct(
             steps and through ε. What would let the image in by another way is switched off in it.
         trace: as for :func:`dragonkit.edit`.
         progress: show progress bars.
+        memory: as for :func:`dragonkit.edit`.
 
     Raises:
         InputError: anything given cannot be used.
+        OutOfMemoryError: the device's memory is too small; the message names what takes less.
     """
     w = Guidance.preset("paper") if guidance is None else guidance
     if not isinstance(w, Guidance):
@@ -50,4 +54,5 @@ def reconstruct(
         raise InputError(f"layers is {layers!r}: give a list of layer numbers, from 1")
     alone = w.replace(attention_mode="off", start="copy", lock=False, preserve=False, regional=False)
     alone = alone.replace(layers=tuple(layers)) if layers else alone.replace(energy=0.0)
-    return edit(model, image, Reconstruct(seed), prompt, guidance=alone, trace=trace, progress=progress)
+    options: dict[str, Any] = {"trace": trace, "progress": progress, "memory": memory}
+    return edit(model, image, Reconstruct(seed), prompt, guidance=alone, **options)

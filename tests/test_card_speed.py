@@ -7,13 +7,14 @@ import torch
 
 from dragonkit.cli import BAD_INPUT, main
 from dragonkit.errors import InputError
-from dragonkit.evaluate.card_speed import _flops, check_card_speed, table
+from dragonkit.evaluate.card_speed import _flops, _stages, check_card_speed, table
 from dragonkit.evaluate.equality import equality
 from dragonkit.evaluate.flops import Flops
 from dragonkit.evaluate.official import _OnHost, official_edit
 from dragonkit.graphs import Graphs
 from dragonkit.guidance import Guidance
 from dragonkit.loading.place import dtype_named
+from dragonkit.models import load
 from dragonkit.world import counterfactual
 from tests.test_graphs import Again
 from tests.tiny import fresh_model, save_pipeline
@@ -49,6 +50,14 @@ def test_the_report_has_every_way_and_says_how_it_was_made(folder, tmp_path, cap
         "weights", "encode", "prompts", "inversion", "guided steps", "other steps", "decode",
     ]  # fmt: skip
     assert all(row["eager"] < 1e-4 for row in report["equality"]["passes"].values())
+
+
+def test_any_size_and_edits_with_references_are_measured(folder):
+    model, case = load(str(folder), plain=True), counterfactual("appearance", 3, split="train", size=72)
+    image, w = case.before.image, Guidance.preset("iclr", "appearance").replace(steps=3)
+    assert "references" in _stages(model, image, case.edit, case.prompt, w)
+    found = equality(model, image, case.edit, case.prompt, w, steps=(0.0,))
+    assert found.keys() == {"inversion", "noise", "gradient"} and all(row["eager"] < 1e-4 for row in found.values())
 
 
 def test_operations_are_those_of_the_whole_edit(scene):

@@ -134,12 +134,34 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 
 
+def test_what_is_written_to_a_folder_that_is_there_never_leaves_it(tmp_path: Path) -> None:
+    """Beside it may be another file system, or a folder that may not be written to."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with whole_file(out / "a.txt") as scratch:
+        scratch.write_text("new")
+        assert [p.name for p in tmp_path.iterdir()] == ["out"] and out in scratch.parents
+    assert [p.name for p in out.iterdir()] == ["a.txt"]
+
+
+def test_an_error_of_the_disk_says_where(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space.*a/b"), whole_folder(tmp_path / "a" / "b"):
+        raise OSError(28, "No space left on device")
+
+
 def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         check_folder(tmp_path / "file" / "below")
     with pytest.raises(InputError, match=r"does not end in \.png"):
         check_file(tmp_path / "a.jpg", ".png")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InputError, match="is a link to nothing"):
+        check_folder(tmp_path / "link")
+    with pytest.raises(InputError, match="cannot be a folder"):
+        check_folder(tmp_path / ("x" * 300))
+    with pytest.raises(InputError, match="cannot be a file"):
+        check_file(tmp_path / ("x" * 300 + ".png"), ".png")
     with pytest.raises(InputError, match="is a folder"):
         (tmp_path / "b.png").mkdir()
         check_file(tmp_path / "b.png", ".png")

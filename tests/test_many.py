@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import dragonkit.many.folder
 import dragonkit.many.run
 from dragonkit.editor import edit as run
 from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Several
@@ -211,6 +212,9 @@ EDITS_64 = Move(MASK, (9, 0)), Drag([(5, 5, 20, 20)]), Paste(*THERE[0], (30, 30)
     [({"batch": 0}, "batch is 0"), ({"trace": 3}, "trace is 3"), ({"out": __file__}, "is a file")],
 )
 def test_what_cannot_be_is_refused_at_once(options: Any, message: str) -> None:
+    for given in (None, 5, "folder", jobs(1)[0]):
+        with pytest.raises(InputError, match="give a list of jobs"):
+            edit_many(tiny_model(), given)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
         edit_many(tiny_model(), [], **options)
     with pytest.raises(InputError, match="load one"):
@@ -241,6 +245,30 @@ def test_what_is_done_is_kept_what_failed_is_tried_again_what_changed_is_refused
 
     model.unet.conv_out.bias.data += 1
     assert [o.state for o in edit_many(model, given[:1], out=out)] == ["failed"]
+
+
+def test_a_result_that_cannot_be_written_costs_that_job_and_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, given, write = fresh_model(), jobs(3), dragonkit.many.folder.write_image
+
+    def full(*args: Any, **options: Any) -> None:
+        if not options:
+            write(*args)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dragonkit.many.folder, "write_image", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    first = list(edit_many(model, given[:1], out=tmp_path))
+    assert [o.state for o in first] == ["failed"] and "make room for it" in str(first[0].error)
+    monkeypatch.undo()
+    assert {p.name for p in tmp_path.iterdir()} == {".begun", ".job0.lock"}  # nothing half-written
+
+    (tmp_path / "job1").write_text("in the way")
+    states = {o.name: o.state for o in edit_many(model, given, out=tmp_path, batch=3)}
+    assert states == {"job0": "done", "job1": "failed", "job2": "done"}
+    (tmp_path / "job2" / "edit.png").unlink()  # without its picture a job is not done
+    assert [o.state for o in edit_many(model, [given[0], given[2]], out=tmp_path)] == ["kept", "done"]
 
 
 def test_a_stamp_tells_jobs_apart() -> None:
@@ -284,5 +312,7 @@ def test_a_claim_is_one_processs_and_ends_with_it(tmp_path: Path) -> None:
     assert not claimed
     (tmp_path / ".a-0123abc_").mkdir()
     (tmp_path / ".a-b-0123abc_").mkdir()
+    (tmp_path / "a" / ".a-0123abc_").mkdir(parents=True)  # the folder was there before
     assert one.claim("a")
+    assert not list((tmp_path / "a").iterdir())
     assert not (tmp_path / ".a-0123abc_").exists() and (tmp_path / ".a-b-0123abc_").exists()  # that may be job a-b's

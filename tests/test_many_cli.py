@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import shutil
@@ -116,6 +117,46 @@ def test_a_list_names_its_jobs_or_numbers_them_and_a_broken_line_is_one_job(
     assert results(tmp_path / "out").keys() == {"first", "000004"}
     said = capsys.readouterr().err
     assert "000003: " in said and "list.jsonl, line 3: not JSON" in said and "version is 9" in said
+
+
+def test_lists_are_read_whatever_wrote_them_and_names_that_cannot_be_are_said(tmp_path: Path) -> None:
+    def line(**more: Any) -> str:
+        spec = {"version": 2, "image": "a.png", "edits": [{"kind": "drag", "points": [[1, 2, 3, 4]]}]}
+        return json.dumps(spec | more, ensure_ascii=False)
+
+    lines = [
+        line(prompt="a\u2028b\x85c"),
+        line(prompt="caf\xe9"),
+        *(line(name=n) for n in (5, "", "a/b", "a\nb", "é" * 120)),
+    ]
+    text = "\r\n".join([*lines, "[" * 10**5, line(name="last")])
+    source = tmp_path / "list.JSONL"
+    source.write_bytes(codecs.BOM_UTF8 + text.encode().replace("caf\xe9".encode(), b"caf\xe9"))
+    jobs = {job.name: job for job in read_jobs(str(source))}
+    assert list(jobs) == [*(f"{k:06d}" for k in range(1, 9)), "last"]
+    assert jobs["000001"].spec().prompt == "a\u2028b\x85c" and jobs["last"].spec().image == "a.png"
+    for k in (2, 8):
+        with pytest.raises(InputError, match=f"line {k}: not JSON"):
+            jobs[f"00000{k}"].spec()
+    for k in range(3, 8):
+        with pytest.raises(InputError, match=f"line {k}: the name .* cannot be a folder's"):
+            jobs[f"00000{k}"].spec()
+
+
+def test_of_a_folder_what_is_hidden_and_what_tells_of_failures_is_no_spec(tmp_path: Path) -> None:
+    for name in (
+        "a.json",
+        "a.error.json",
+        "._a.json",
+        "b/edit.json",
+        ".ipynb_checkpoints/edit.json",
+        "c.json/x",
+        "d/x",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{")
+    (tmp_path / "e.json").symlink_to("nowhere")
+    assert [job.name for job in read_jobs(tmp_path)] == ["a", "b", "e"]
 
 
 def test_specs_of_another_model_fail_unless_a_model_is_given(

@@ -21,6 +21,7 @@ from dragonkit.guidance import Guidance
 from dragonkit.inversion import null_text_invert
 from dragonkit.memory import HostStore, economy, frees
 from dragonkit.models import Model
+from dragonkit.reconstruction import reconstruct
 from dragonkit.spec import save_spec
 from tests.tiny import box, fresh_model, hooks, picture, save_pipeline, tiny_model
 
@@ -177,11 +178,13 @@ FULL: dict[str, Callable[[], Exception]] = {
         "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
     ),
     "python": MemoryError,
+    "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "pinned": lambda: RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
 }
 
 
 @pytest.mark.parametrize(  # in the inversion, in the pass that predicts noise, in the differentiated one
-    ("kind", "call"), [("gpu", 2), ("gpu", 5), ("cpu", 6), ("python", 6)]
+    ("kind", "call"), [("gpu", 2), ("gpu", 5), ("cpu", 6), ("python", 6), ("cublas", 2), ("pinned", 3)]
 )
 def test_out_of_memory_names_a_remedy_frees_what_was_held_and_the_session_goes_on(
     monkeypatch: pytest.MonkeyPatch, kind: str, call: int
@@ -220,6 +223,15 @@ def test_what_is_low_already_is_not_told_to_be() -> None:
         full()
     with pytest.raises(OutOfMemoryError, match="give a smaller image"):
         full(memory="low")
+
+
+def test_so_it_does_where_pictures_are_generated_and_reconstructed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = roomy()
+    monkeypatch.setattr(type(model.unet), "forward", lambda *args, **kwargs: torch.empty(2**55))
+    with pytest.raises(OutOfMemoryError, match="give a smaller image"):
+        model.generate("a ball", steps=2, size=(64, 64))
+    with pytest.raises(OutOfMemoryError, match="give a smaller image"):
+        reconstruct(model, IMAGE, progress=False, memory="low")
 
 
 def test_other_errors_pass() -> None:

@@ -211,6 +211,10 @@ BAD = {
         changed("image", {"generate": {"prompt": "", "seed": 1, "sed": 1}}),
         "unknown field 'image.generate.sed': did you mean 'seed'",
     ),
+    "size of generate": (
+        changed("image", {"generate": {"prompt": "", "seed": 1, "size": [64, 2049]}}),
+        "image.generate.size.1 is 2049",
+    ),
     "seed missing": (changed("image", {"generate": {"prompt": ""}}), "the field 'image.generate.seed' is missing"),
     "seed of guidance": (changed("guidance.seed", -1), "seed is -1"),
     "unknown kind": (
@@ -442,3 +446,15 @@ def test_a_generated_image_is_generated_again(tmp_path: Path) -> None:
         save_spec(tmp_path, made, Move(mask, by=(20, 9)), guidance=Guidance())
     said = GuidanceSpec.model_validate_json('{"preset": "paper"}')
     assert load_task(save_spec(tmp_path, made, Move(mask, by=(20, 9)), "a cube", said)).prompt == "a cube"
+
+
+def test_a_truth_of_another_size_than_the_generated_image_is_seen_before_the_edit(tmp_path: Path) -> None:
+    model = tiny_model()
+    made = model.generate("a ball", 1, steps=3, size=(64, 64))
+    path = save_spec(tmp_path, made, Move(box(64, 64, 8, 8, 24, 24), (9, 0)), model="tiny")
+    write_image(picture(64, 128), tmp_path / "after.png")
+    write_image(box(64, 128, 8, 8, 24, 24), tmp_path / "target.png")
+    spec = json.loads(path.read_text()) | {"truth": {"image": "after.png", "mask": "target.png"}}
+    path.write_text("\ufeff" + json.dumps(spec), encoding="utf-8")  # as some editors write it
+    with pytest.raises(InputError, match="128x64, the image 64x64: give the truth in the image's size"):
+        load_task(path).ready(model)

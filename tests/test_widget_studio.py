@@ -33,6 +33,7 @@ from dragonkit_widgets.sources import LARGEST, Picture, answered, example, examp
 from dragonkit_widgets.strip import Strip, places
 from dragonkit_widgets.studio import EditStudio
 from dragonkit_widgets.worker import Stopped, Worker, explained
+from dragonkit_widgets.workshop import Workshop
 from tests.tiny import box, hooks, picture, tiny_model
 
 PROMPT = '<img src=x onerror="alert(1)">'
@@ -666,3 +667,14 @@ def test_the_face_shows_the_drawing_and_the_result():
     assert made.face().width > one.width
     data, _ = made._repr_mimebundle_()
     assert data["text/plain"] == repr(made) and data["image/png"] and as_image(made.image).dtype == torch.float32
+
+
+def test_the_studio_edits_in_as_much_memory_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(dk.Session, "apply", lambda self, *args, memory, **options: asked.append(memory))
+    workshop = Workshop(tiny_model(), memory="low")
+    workshop.begin(given(picture(64, 64), "a ball"))
+    workshop.apply(dk.Drag([(20, 20, 30, 30)]), Guidance().replace(steps=2), "a ball")
+    assert asked == ["low"]
+    with pytest.raises(InputError, match="memory is 'less'"):
+        EditStudio(tiny_model(), picture(64, 64), memory="less")

@@ -37,6 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, NonFiniteError, OutOfMemoryError) as error:
         print("dragonkit: " + one_line(error), file=sys.stderr)
         return BAD_INPUT
+    except (MemoryError, RuntimeError) as error:
+        from dragonkit.memory import exhausted
+
+        if not exhausted(error):
+            raise
+        remedy = "give a smaller model, size or batch, or a GPU with more"
+        print(f"dragonkit: out of memory ({one_line(error, 200)}): {remedy}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:  # a full disk, most often
+        print(f"dragonkit: {one_line(error)}: make room or let it be written, or give another place", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("\ndragonkit: interrupted, nothing written", file=sys.stderr)
         return INTERRUPTED

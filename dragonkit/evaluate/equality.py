@@ -14,10 +14,10 @@ from dragonkit.edits.base import Edit
 from dragonkit.generation import denoise
 from dragonkit.gradient import frame_of
 from dragonkit.guidance import Guidance
-from dragonkit.inversion import Keep, ddim_invert
+from dragonkit.inversion import Keep, Path, ddim_invert
 from dragonkit.models import Model
 from dragonkit.passes import begun, evaluate
-from dragonkit.regions import as_image
+from dragonkit.regions import as_image, pad
 from dragonkit.schedule import Schedule
 
 
@@ -41,9 +41,10 @@ def equality(
         an edit does, so that recorded ones are replayed beside each other.
     """
     graphs, model.graphs = model.graphs, None
-    z0 = model.encode(as_image(image)[None])
-    schedule, cond = Schedule(model, w.steps), model.embed(prompt, model.size_of(z0))
-    path = ddim_invert(model, z0, cond, schedule, keep=Keep.wanted(w, schedule))
+    schedule = Schedule(model, w.steps)
+    keep = Keep.wanted(w, schedule)
+    path = inverted(model, image, prompt, schedule, keep)
+    path, cond = replace(path, references=references(model, task, w, schedule, keep)), path.cond
     exact = replace(model, unet=copy.deepcopy(model.unet).float(), graphs=None)
     m = task.regions(frame_of(model, path))
     mix, empty = mixing(task, m, w), path.unconditional(model, w.cfg)
@@ -71,6 +72,20 @@ def equality(
                 row[how] = max(row.get(how, 0.0), apart(x, right[kind]))
     model.graphs = graphs
     return found
+
+
+def inverted(model: Model, image: Tensor, prompt: str, schedule: Schedule, keep: Keep) -> Path:
+    """The path of an image of any size."""
+    pixels = as_image(image)
+    z0 = model.encode(pad(pixels, model.multiple)[None])
+    path = ddim_invert(model, z0, model.embed(prompt, model.size_of(z0)), schedule, keep=keep)
+    return replace(path, size=(pixels.shape[1], pixels.shape[2]))
+
+
+def references(model: Model, task: Edit, w: Guidance, schedule: Schedule, keep: Keep) -> tuple[Path, ...]:
+    """The paths of an edit's reference images."""
+    keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
+    return tuple(inverted(model, ref.image, ref.prompt, schedule, keep) for ref in task.references)
 
 
 def apart(x: Tensor, right: Tensor) -> float:

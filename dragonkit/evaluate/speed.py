@@ -26,6 +26,7 @@ from dragonkit.evaluate.official import Shape, check_shape, official_edit
 from dragonkit.evaluate.report import made_with, tidy
 from dragonkit.evaluate.scores import Regions, average, region_psnr
 from dragonkit.guidance import PRESETS, Guidance
+from dragonkit.memory import frees
 from dragonkit.trace import Result
 from dragonkit.world import Counterfactual, counterfactual
 from dragonkit.world.scene import SPLITS
@@ -110,6 +111,7 @@ def check_loops(kind: str, preset: str | None, steps: int, **counts: int) -> Non
     check_shape(Guidance.preset(preset or "mini", kind=kind).replace(steps=steps, one_pass=False))
 
 
+@frees
 def bench_speed(
     model: Model,
     kind: str = "move",

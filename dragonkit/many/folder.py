@@ -31,8 +31,6 @@ from dragonkit.generation import Generated
 from dragonkit.many.jobs import Job
 from dragonkit.trace import Result
 
-_NAME = re.compile(r"[^\s./\\:*?\"<>|\0][^/\\:*?\"<>|\0]{0,119}")
-
 
 class Folder:
     """Results by the names of their jobs.
@@ -46,31 +44,35 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         check_folder(path)
-        path.mkdir(parents=True, exist_ok=True)
-        self.path = path
         mark = path / ".begun"
-        mark.touch()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            raise InputError(f"{path} cannot be written to ({error.strerror}): give another place") from None
+        self.path = path
         self._began = mark.stat().st_mtime_ns  # the time by the clock that the files of others are dated by
         self._locks: dict[str, FileLock] = {}
-
-    def check(self, name: str) -> None:
-        """Raise an InputError unless ``name`` can be a job's."""
-        if not _NAME.fullmatch(name):
-            raise InputError(f"the name {name!r} cannot be a folder's: give letters, digits, '-' and '_'")
 
     def __contains__(self, name: object) -> bool:
         """Whether a job is claimed by this process."""
         return name in self._locks
 
     def claim(self, name: str) -> bool:
-        """Try to become the only one who works at a job."""
+        """Try to become the only one who works at a job.
+
+        Raises:
+            InputError: its result could not be written.
+        """
+        place = self.path / name
+        check_folder(place)
         lock = FileLock(self.path / f".{name}.lock", thread_local=False)
         try:
             lock.acquire(blocking=False)
         except Timeout:
             return False
         self._locks[name] = lock
-        for scratch in self.path.glob(".*"):  # of a process that was killed while it wrote
+        for scratch in (*self.path.glob(".*"), *place.glob(".*")):  # of a process that was killed while it wrote
             if re.fullmatch(rf"\.{re.escape(name)}-[a-z0-9_]{{8}}", scratch.name) and scratch.is_dir():
                 shutil.rmtree(scratch, ignore_errors=True)
         return True
@@ -78,8 +80,8 @@ class Folder:
     def release(self, name: str) -> None:
         """Give up a claim. The lock's file goes too once nobody will have a use for it."""
         lock = self._locks.pop(name)
-        if self.stamp(name) is not None:
-            with suppress(OSError):  # some systems do not remove a file that is open
+        with suppress(OSError, InputError):  # some systems do not remove a file that is open
+            if self.stamp(name) is not None:
                 (self.path / f".{name}.lock").unlink()
         lock.release()
 
@@ -89,7 +91,7 @@ class Folder:
             self.release(name)
 
     def stamp(self, name: str) -> str | None:
-        """What a finished job was, see :func:`stamp`; None if it is not finished.
+        """What a finished job was, see :func:`stamp`; None if it is not finished, or its picture has been removed.
 
         Raises:
             InputError: there is something else in its place.
@@ -98,9 +100,10 @@ class Folder:
         if not path.is_file():
             return None
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["stamp"])
+            stamped = str(json.loads(path.read_text(encoding="utf-8"))["stamp"])
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path} is not of a run of many: give another --out, or remove it") from None
+        return stamped if path.with_name("edit.png").is_file() else None
 
     def fault(self, name: str) -> str | None:
         """What another process, at work since this one began, found wrong with a job."""
@@ -113,7 +116,11 @@ class Folder:
         return None
 
     def put(self, job: Job, stamped: str, result: Result) -> Path:
-        """Write a result, whole or not at all."""
+        """Write a result, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written, the disk may be full.
+        """
         data: dict[str, Any] = {"name": job.name, "stamp": stamped}
         if job.task is None:
             data |= {"nfe": result.nfe, "seconds": round(result.seconds, 3)}
@@ -127,11 +134,14 @@ class Folder:
         return self.path / job.name
 
     def put_fault(self, name: str, error: Exception) -> None:
-        """Write down why a job failed. It is no result: the next run tries the job again."""
+        """Write down why a job failed, if that can be. It is no result: the next run tries the job again."""
         said = {"name": name, "kind": type(error).__name__, "error": str(error)}
         draft = self.path / f".{name}.error"  # nobody else's, for the job is claimed
-        draft.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        draft.replace(self.path / f"{name}.error.json")
+        try:
+            draft.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+            draft.replace(self.path / f"{name}.error.json")
+        except OSError:  # what made the job fail may be that nothing can be written
+            draft.unlink(missing_ok=True)
 
 
 def stamp(*things: Any) -> str:

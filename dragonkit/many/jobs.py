@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,9 @@ from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.models import Model
 from dragonkit.spec import Spec, Task, model_of, parse, read_spec, read_task
+
+_NAME = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f\x7f\ud800-\udfff][^/\\:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]*")
+_LONGEST = 200  # bytes of a name; file systems take 255, of which what is added to it needs some
 
 
 class Ready(Protocol):
@@ -100,11 +104,18 @@ def as_job(given: Any) -> Ready:
     return given
 
 
-def read_jobs(source: Path, *, strict: bool = False) -> list[Written]:
+def check_name(name: Any) -> None:
+    """Raise an InputError unless ``name`` can be a job's whose result is a folder."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name.encode()) > _LONGEST:
+        raise InputError(f"the name {name!r} cannot be a folder's: give a few letters, digits, '-' and '_'")
+
+
+def read_jobs(source: str | os.PathLike[str], *, strict: bool = False) -> list[Written]:
     """The specs of a folder, or of a file with one a line.
 
-    Of a folder: every NAME.json in it, and every NAME/edit.json. Of a .jsonl file: every line that is not empty, a spec
-    as JSON whose paths are relative to the file; a field "name" may say its name, else it is the line's number.
+    Of a folder: every NAME.json in it, and every NAME/edit.json; not what is hidden, nor a NAME.error.json, which tells
+    of a job that failed. Of a .jsonl file: every line that is not empty, a spec as JSON whose paths are relative to the
+    file; a field "name" may say its name, else it is the line's number.
 
     Args:
         source: the folder or the file.
@@ -114,18 +125,13 @@ def read_jobs(source: Path, *, strict: bool = False) -> list[Written]:
         In order of name, or of lines. What is wrong with a spec will be said when it is read.
 
     Raises:
-        InputError: there is no such folder or file, no spec in it, or two of one name.
+        InputError: there is no such folder or file, it may not be read, no spec is in it, or two of one name.
     """
-    if source.is_dir():
-        files = {path: path.stem for path in source.glob("*.json")}
-        files |= {path: path.parent.name for path in source.glob("*/edit.json")}
-        found = [Written(files[path], partial(read_spec, path), path.parent, strict) for path in files]
-        found.sort(key=lambda job: job.name)
-    elif source.suffix == ".jsonl" and source.is_file():
-        lines = enumerate(source.read_text(encoding="utf-8").splitlines(), start=1)
-        found = [_line(source, number, text, strict) for number, text in lines if text.strip()]
-    else:
-        raise InputError(f"{source} is neither a folder of specs nor a .jsonl file: give one of the two")
+    source = Path(source)
+    try:
+        found = _found(source, strict)
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror}): give a folder or file that can") from None
     if not found:
         raise InputError(f"{source} holds no spec: put NAME.json or NAME/edit.json there, or a spec on each line")
     names = [job.name for job in found]
@@ -135,20 +141,48 @@ def read_jobs(source: Path, *, strict: bool = False) -> list[Written]:
     return found
 
 
-def _line(source: Path, number: int, text: str, strict: bool) -> Written:
+def _found(source: Path, strict: bool) -> list[Written]:
+    """The specs of a folder or a file, as they are."""
+    if source.is_dir():
+        seen = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
+        files = {p: p.stem for p in seen if p.suffix == ".json" and not p.is_dir() and not p.match("*.error.json")}
+        files |= {p / "edit.json": p.name for p in seen if p.is_dir() and _may_be(p / "edit.json")}
+        found = [Written(files[path], partial(read_spec, path), path.parent, strict) for path in files]
+        return sorted(found, key=lambda job: job.name)
+    if source.suffix.lower() == ".jsonl" and source.is_file():
+        lines = enumerate(source.read_bytes().splitlines(), start=1)
+        return [_line(source, number, text, strict) for number, text in lines if text.strip()]
+    raise InputError(f"{source} is neither a folder of specs nor a .jsonl file: give one of the two")
+
+
+def _may_be(path: Path) -> bool:
+    """Whether there is a file, if it is known; what may not be looked at is said when its turn comes."""
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError:
+        return True
+
+
+def _line(source: Path, number: int, text: bytes, strict: bool) -> Written:
     """A line of a .jsonl file."""
-    name = f"{number:06d}"
+    name, where = f"{number:06d}", f"{source}, line {number}"
     try:
         data = json.loads(text)
-        if isinstance(data, dict) and isinstance(data.get("name"), str):
-            name, text = data.pop("name"), json.dumps(data)
-    except ValueError:
+        if isinstance(data, dict) and "name" in data:
+            check_name(data["name"])
+            name, text = data.pop("name"), json.dumps(data).encode()
+    except InputError as error:
+        return Written(name, partial(_refused, f"{where}: {error}"), source.parent, strict)
+    except (ValueError, RecursionError):
         pass  # parse() will say it better, when the job's turn comes
+    return Written(name, partial(_parsed, text, where), source.parent, strict)
 
-    return Written(name, partial(_parsed, text, f"{source}, line {number}"), source.parent, strict)
+
+def _refused(fault: str) -> Spec:
+    raise InputError(fault)
 
 
-def _parsed(text: str, where: str) -> Spec:
+def _parsed(text: bytes, where: str) -> Spec:
     try:
         return parse(text)
     except InputError as error:

@@ -17,7 +17,7 @@ from dragonkit.errors import InputError, OutOfMemoryError
 from dragonkit.evaluate.parts import fingerprint
 from dragonkit.inversion import Inverter, ddim_invert
 from dragonkit.many.folder import Folder, stamp
-from dragonkit.many.jobs import Job, Ready, as_job
+from dragonkit.many.jobs import Job, Ready, as_job, check_name
 from dragonkit.many.together import Wish, edit_together
 from dragonkit.memory import Memory, check_memory
 from dragonkit.models import Model
@@ -122,10 +122,12 @@ def edit_many(
         Every job's outcome, once, in the order in which they finish.
 
     Raises:
-        InputError: ``batch``, ``trace``, ``memory`` or ``out`` is not usable; at once, before the first job.
+        InputError: ``jobs``, ``batch``, ``trace``, ``memory`` or ``out`` is not usable; at once, before the first job.
     """
     if not isinstance(model, Model):
         raise InputError(f"model is a {type(model).__name__}: load one with dragonkit.load('mini')")
+    if isinstance(jobs, (str, bytes, os.PathLike, Job)) or not isinstance(jobs, Iterable):
+        raise InputError(f"jobs is a {type(jobs).__name__}: give a list of jobs, or what read_jobs makes of a folder")
     record = Record.of(trace, model.unet)
     batch = (1 if model.device.type == "cpu" else BATCH) if batch is None else batch
     check_whole("batch", batch, 1)
@@ -161,12 +163,12 @@ class _Run:
         """A job of a name of its own, or what is wrong with it."""
         try:
             job = as_job(given)
-            if self.folder:
-                self.folder.check(job.name)
+            if self.folder or not isinstance(job.name, str):
+                check_name(job.name)
             if job.name in self.names:
                 raise InputError(f"two jobs are named {job.name!r}: rename one")
         except InputError as error:
-            return Outcome(getattr(given, "name", str(given)), error=error)
+            return Outcome(str(getattr(given, "name", given))[:200], error=error)
         self.names.add(job.name)
         return job
 
@@ -234,7 +236,10 @@ class _Run:
         name = entry.job.name
         try:
             written = self.folder.put(entry.job, entry.stamp, result) if self.folder else None
-        except Exception as error:  # the disk may be full
+        except OSError as error:
+            said = f"its result cannot be written ({error.strerror or error}): make room for it, and run again"
+            return self._failed(name, OSError(said))
+        except Exception as error:
             return self._failed(name, error)
         self._let_go(name)
         return Outcome(name, result, folder=written)

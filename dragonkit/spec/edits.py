@@ -22,6 +22,8 @@ Put = Callable[[str, Tensor], str]
 def _relative(path: str) -> str:
     if PurePosixPath(path).is_absolute() or Path(path).is_absolute():
         raise ValueError("write the path relative to the spec file")
+    if "\0" in path:
+        raise ValueError("a path has no NUL in it")
     return path
 
 

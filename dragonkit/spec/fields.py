@@ -9,9 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from dragonkit.files import MAX_SIDE
 from dragonkit.guidance import Guidance
 from dragonkit.spec.edits import AnyEdit, MoveSpec, RelativePath
 from dragonkit.strict import Strict
+
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+"""Pixels; as many as a picture that is read may have."""
 
 
 class Seeded(Strict):
@@ -20,7 +24,7 @@ class Seeded(Strict):
     prompt: str
     seed: int
     cfg: float = 3.0
-    size: tuple[int, int] | None = None
+    size: tuple[Side, Side] | None = None
 
 
 class GenerateSpec(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +79,16 @@ class Task:
         return torch.stack(masks).any(0) if masks else None
 
     def ready(self, model: Model) -> Task:
-        """The same with its image generated, if that is how it is made."""
+        """The same with its image generated, if that is how it is made.
+
+        Raises:
+            InputError: it cannot be generated so, or the truth is of another size.
+        """
         if not isinstance(self.image, GenerateSpec):
             return self
         wanted = self.image.generate
         image = model.generate(wanted.prompt, wanted.seed, steps=self.guidance.steps, cfg=wanted.cfg, size=wanted.size)
-        return dataclasses.replace(self, image=image)
+        return _fitting(dataclasses.replace(self, image=image), Path())
 
     @property
     def picture(self) -> Image.Image:
@@ -111,6 +116,8 @@ def parse(text: str | bytes) -> Spec:
         InputError: it is not JSON, is of a version that is not known, or a field is unknown, missing, of a wrong type
             or out of range.
     """
+    text = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    text = text.removeprefix(codecs.BOM_UTF8)  # which some editors begin a file with
     model: type[Strict] = _Head
     try:
         version = _Head.model_validate_json(text).version

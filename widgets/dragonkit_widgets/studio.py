@@ -9,6 +9,7 @@ from typing import Any
 
 from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
+from dragonkit.memory import Memory, check_memory
 from dragonkit.models import Model
 from dragonkit.result import Result
 from dragonkit.session import Session
@@ -45,6 +46,8 @@ class EditStudio(Panel):
         size: of the canvases' longer side, CSS pixels.
         kinds: edits of one's own by name, see :class:`dragonkit_widgets.Kind`. They run, and stand in the history, like
             all others; files and code know the kit's own kinds only.
+        memory: "low" takes less of a GPU's, see :func:`dragonkit.memory.economy`. An edit then moves the model's own
+            weights to and fro, so cells must not use the model meanwhile.
 
     Attributes:
         sketch: where to draw: its ``mask`` and ``points`` can be set.
@@ -66,12 +69,14 @@ class EditStudio(Panel):
         session: Session | None = None,
         size: int = 420,
         kinds: Mapping[str, Kind] | None = None,
+        memory: Memory = "full",
     ) -> None:
+        check_memory(memory)
         if session is not None and image is not None:
             raise InputError("image and session are both given: a session has its picture already, give one of the two")
         if model is None:
             model = session.model if isinstance(session, Session) else "mini"
-        self._workshop = Workshop(model, lambda text, fraction: self.status.say(text, fraction=fraction))
+        self._workshop = Workshop(model, lambda text, fraction: self.status.say(text, fraction=fraction), memory)
         if session is not None:
             self._workshop.resume(session)
         else:

@@ -14,6 +14,7 @@ from dragonkit.errors import InputError
 from dragonkit.film import to_pil
 from dragonkit.generation import Generated
 from dragonkit.guidance import Guidance
+from dragonkit.memory import Memory
 from dragonkit.models import CARDS, Card, Model, load
 from dragonkit.result import Result
 from dragonkit.session import Session
@@ -34,6 +35,7 @@ class Workshop:
     Args:
         model: a model, or the name of one.
         tell: see :class:`dragonkit_widgets.worker.Worker`.
+        memory: of edits, see :func:`dragonkit.edit`.
 
     Attributes:
         worker: where long work runs.
@@ -42,14 +44,19 @@ class Workshop:
         preset: name of the guidance preset that edits are described by.
     """
 
-    def __init__(self, model: Model | str = "mini", tell: Callable[[str, float], object] = lambda *_: None) -> None:
+    def __init__(
+        self,
+        model: Model | str = "mini",
+        tell: Callable[[str, float], object] = lambda *_: None,
+        memory: Memory = "full",
+    ) -> None:
         if not isinstance(model, (Model, str)):
             raise InputError(
                 f"model is a {type(model).__name__}: give a name such as 'mini', or what dragonkit.load gave"
             )
         self._model = model
         self._twin = twin(model) if isinstance(model, Model) else None
-        self._tell = tell
+        self._tell, self._memory = tell, memory
         self.worker = Worker(tell)
         self.picture: Picture | None = None
         self.result: Result | None = None
@@ -128,6 +135,7 @@ class Workshop:
             progress=self.worker.bar,
             on_step=on_step,
             model=self.runner,
+            memory=self._memory,
         )
         return self.result
 
