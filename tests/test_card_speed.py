@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from dragonkit.cli import BAD_INPUT, main
-from dragonkit.errors import InputError
-from dragonkit.evaluate.card_speed import _flops, _stages, check_card_speed, table
+from dragonkit.errors import InputError, OutOfMemoryError
+from dragonkit.evaluate.card_report import table
+from dragonkit.evaluate.card_speed import _flops, _stages, bench_card_speed, check_card_speed
 from dragonkit.evaluate.equality import equality
 from dragonkit.evaluate.flops import Flops
 from dragonkit.evaluate.official import _OnHost, official_edit
@@ -50,6 +51,33 @@ def test_the_report_has_every_way_and_says_how_it_was_made(folder, tmp_path, cap
         "weights", "encode", "prompts", "inversion", "guided steps", "other steps", "decode",
     ]  # fmt: skip
     assert all(row["eager"] < 1e-4 for row in report["equality"]["passes"].values())
+
+
+def test_a_bench_that_is_cut_off_leaves_what_it_measured(folder, tmp_path, monkeypatch, capsys):
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dragonkit.evaluate.card_speed.equality", cut)
+    args = ["--model", str(folder), "--size", "64", "--steps", "2", "--repeats", "1"]
+    assert main(["bench", "speed", *args, "--json", str(tmp_path / "speed.json")]) == 130
+    assert "speed.json holds what had been measured" in capsys.readouterr().err
+    report = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert report["run"]["complete"] is False and list(report["variants"]) == ["official", "ours"]
+    assert "ours" in table(report) and report["variants"]["ours"]["times_faster"]["official"] > 0
+
+
+def test_a_way_that_does_not_fit_is_said_and_the_others_are_measured(folder, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("dragonkit.evaluate.card_speed.official_edit", full)
+    report = bench_card_speed(str(folder), 64, repeats=1, steps=2, progress=False)
+    assert "out of memory" in report["variants"]["official"]["out_of_memory"] and report["run"]["complete"]
+    assert report["variants"]["ours"]["times_faster"]["official"] is None
+    assert "out of memory" in table(report) and report["variants"]["low"]["flops"] > 0
+    monkeypatch.setattr("dragonkit.evaluate.card_speed.edit", full)
+    with pytest.raises(OutOfMemoryError):
+        bench_card_speed(str(folder), 64, repeats=1, steps=2, progress=False)
 
 
 def test_any_size_and_edits_with_references_are_measured(folder):

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from dragonkit.cli import BAD_INPUT, main
-from dragonkit.cli.many import FAILED, INTERRUPTED
+from dragonkit.cli.codes import FAILED, INTERRUPTED
 from dragonkit.edits import Move
 from dragonkit.errors import InputError
 from dragonkit.files import read_image

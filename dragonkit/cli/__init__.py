@@ -1,7 +1,8 @@
 """The command line: ``python -m dragonkit edit | many | render | case | bench | models | lab``.
 
 Every mistake of the user is one line on standard error and exit code 2, an interrupt is 130; in both cases nothing has
-been written, because results are first written beside their place and moved there once they are complete.
+been written, because results are first written beside their place and moved there once they are complete: only what
+``many`` has finished and ``bench speed --size`` has measured is kept.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import NoReturn
 
 from dragonkit import __version__
 from dragonkit.cli.bench import add_bench
+from dragonkit.cli.codes import BAD_INPUT as BAD_INPUT
+from dragonkit.cli.codes import INTERRUPTED as INTERRUPTED
 from dragonkit.cli.many import add_many
 from dragonkit.cli.models import add_models
 from dragonkit.errors import InputError, NonFiniteError, OutOfMemoryError, one_line
-
-BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dragonkit.cli.codes import INTERRUPTED
 from dragonkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -220,7 +222,7 @@ def _bench_inversion(args: argparse.Namespace) -> None:
     print(f"wrote {args.json}" + (f" and {args.figure}" if args.figure else ""))
 
 
-def _bench_speed(args: argparse.Namespace) -> None:
+def _bench_speed(args: argparse.Namespace) -> int:
     from dragonkit.evaluate.speed import bench_speed, check_speed, table
     from dragonkit.files import check_file
     from dragonkit.models import load
@@ -231,8 +233,7 @@ def _bench_speed(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             raise InputError(f"--{name} is for {'scenes' if one_size else 'one --size'}: leave it out")
     if one_size:
-        _bench_card_speed(args)
-        return
+        return _bench_card_speed(args)
     which = {name: getattr(args, name) for name in ("kind", "repeats", "preset", "steps", "presets")}
     which |= {"n": 2 if args.n is None else args.n, "split": args.split or "test"}
     check_speed(**which)
@@ -241,19 +242,33 @@ def _bench_speed(args: argparse.Namespace) -> None:
     _write_json(args.json, scores)
     print(table(scores))
     print(f"wrote {args.json}")
+    return 0
 
 
-def _bench_card_speed(args: argparse.Namespace) -> None:
-    from dragonkit.evaluate.card_speed import bench_card_speed, check_card_speed, table
+def _bench_card_speed(args: argparse.Namespace) -> int:
+    from dragonkit.evaluate.card_report import table
+    from dragonkit.evaluate.card_speed import bench_card_speed, check_card_speed
     from dragonkit.loading.place import dtype_named
 
     which = {name: getattr(args, name) for name in ("kind", "size", "repeats", "preset", "steps")}
     check_card_speed(**which)
     dtype = None if args.dtype is None else dtype_named(args.dtype)
-    scores = bench_card_speed(args.model, seed=args.seed, dtype=dtype, **which)
-    _write_json(args.json, scores)
-    print(table(scores))
+    kept: list[dict[str, Any]] = []
+
+    def keep(report: dict[str, Any]) -> None:
+        _write_json(args.json, report)
+        kept.append(report)
+
+    try:
+        keep(bench_card_speed(args.model, seed=args.seed, dtype=dtype, keep=keep, **which))
+    except KeyboardInterrupt:
+        if not kept:
+            raise
+        print(f"\ndragonkit: interrupted, {args.json} holds what had been measured", file=sys.stderr)
+        return INTERRUPTED
+    print(table(kept[-1]))
     print(f"wrote {args.json}")
+    return 0
 
 
 def _write_json(place: Path, report: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dragonkit.cli.codes import FAILED, INTERRUPTED
 from dragonkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from dragonkit.many.devices import Row
 
-FAILED, INTERRUPTED = 1, 130
 
 _RANK = ("kept", "failed", "done")
 """Which of two reports of one job is the better one: who has done it knows more than who has found it done."""

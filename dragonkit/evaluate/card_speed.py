@@ -23,11 +23,12 @@ from tqdm import tqdm
 
 from dragonkit.editor import edit, edit_steps
 from dragonkit.edits.base import Edit
-from dragonkit.errors import InputError
+from dragonkit.errors import InputError, OutOfMemoryError, one_line
+from dragonkit.evaluate.card_report import compared, fits
 from dragonkit.evaluate.equality import apart, equality, references
 from dragonkit.evaluate.flops import Flops
 from dragonkit.evaluate.official import official_edit
-from dragonkit.evaluate.report import made_with, tidy
+from dragonkit.evaluate.report import made_with
 from dragonkit.evaluate.speed import check_loops
 from dragonkit.graphs import Graphs
 from dragonkit.guidance import Guidance
@@ -68,6 +69,7 @@ def bench_card_speed(
     steps: int = 50,
     dtype: torch.dtype | None = None,
     progress: bool = True,
+    keep: Callable[[dict[str, Any]], object] = lambda report: None,
 ) -> dict[str, Any]:
     """Time one edit in every way.
 
@@ -81,6 +83,8 @@ def bench_card_speed(
         steps: DDIM steps.
         dtype: see :func:`dragonkit.load`.
         progress: whether to show a bar.
+        keep: called with the report so far each time something has been measured, so that a run that is cut off leaves
+            what it knows; its ``run`` then says that it is not ``complete``.
 
     Returns:
         What the JSON file holds. For each variant ``seconds`` (median), ``times``, ``first_call_seconds`` (what the
@@ -88,11 +92,12 @@ def bench_card_speed(
         ``share_of_peak`` (of the matrix product measured, and of the maker's figure), ``peak_gb`` (10⁹ bytes allocated
         at most, and reserved by the allocator; none on a CPU) and how many times faster than "official" it is. Then
         ``stages``, seconds of "ours" with a wait after each; and ``equality``, see
-        :func:`dragonkit.evaluate.equality.equality`.
+        :func:`dragonkit.evaluate.equality.equality`. A variant for which memory is too small has the message alone, as
+        ``out_of_memory``.
 
     Raises:
         InputError: see :func:`check_card_speed`; or the model or the picture cannot be used.
-        OutOfMemoryError: one of the ways does not fit.
+        OutOfMemoryError: "ours" does not fit, or the model itself.
     """
     check_card_speed(kind, size, repeats, preset, steps)
     model = load(name, plain=True, dtype=dtype)
@@ -102,53 +107,7 @@ def bench_card_speed(
     w = Guidance.preset(preset or model.default_guidance, kind=kind).replace(steps=steps, one_pass=False)
     rows: dict[str, dict[str, Any]] = {}
     latents: dict[str, list[Tensor]] = {}
-
-    def ours(memory: Memory = "full") -> Result:
-        return edit(model, image, task, prompt, guidance=w, progress=False, memory=memory)
-
-    few, on_gpu = max(1, repeats // 3), model.device.type == "cuda"
-    with tqdm(total=repeats + 2 + (few + 1) * (3 if on_gpu else 2), disable=not progress) as bar:
-
-        def timed(variant: str, run: Callable[[], Result], times: int) -> None:
-            bar.set_description(variant)
-            rows[variant], latents[variant] = _timed(run, times, model.device, bar.update)
-            bar.write(f"{variant}: {rows[variant]['seconds']:.3f} s")  # the report comes when all are done
-
-        def official(w: Guidance = w) -> Result:
-            return official_edit(model, image, task, prompt, w, "official")
-
-        timed("official", official, few)
-        rows["official"]["flops"] = _flops(official, w)
-        lay_out(model.unet, model.vae)  # from here on as load() gives it
-        model.graphs = Graphs(model) if on_gpu else None
-        timed("ours", ours, repeats)
-        stages = _stages(model, image, task, prompt, w)
-        passes, edits = equality(model, image, task, prompt, w), dict[str, float]()
-        bar.update()
-        if model.graphs is not None:
-            model.graphs.clear()
-            model.graphs = None
-            timed("eager", ours, few)
-            first, again = latents["eager"]
-            one, other = latents["ours"]
-            edits = {
-                "eager, eager again": apart(again, first),
-                "recorded, recorded again": apart(other, one),
-                "recorded, eager": apart(one, first),
-            }
-        timed("low", lambda: ours("low"), few)
-        count = _flops(lambda w: edit(model, image, task, prompt, guidance=w, progress=False), w)
-    rows = {name: {"flops": count} | row for name, row in rows.items()}
-    card, peak = _card(model), _matrix_product(model)
-    nominal = NOMINAL.get(card, {}).get(model.dtype)
-    for row in rows.values():
-        rate = row["flops"] / row["seconds"]
-        row["share_of_peak"] = {
-            "measured": None if peak is None else rate / peak,
-            "nominal": None if nominal is None else rate / nominal,
-        }
-        row["times_faster"] = {"official": rows["official"]["seconds"] / row["seconds"]}
-    run = {
+    run: dict[str, Any] = {
         "model": model.name,
         "kind": kind,
         "preset": preset or model.default_guidance,
@@ -161,21 +120,67 @@ def bench_card_speed(
         f" --repeats {repeats} --seed {seed} --json FILE"
         + (f" --preset {preset}" if preset else "")
         + (f" --dtype {str(dtype).removeprefix('torch.')}" if dtype else ""),
-        "matrix_product_flops": peak,
-        "nominal_flops": nominal,
+        "complete": False,
     }
-    made = made_with() | {"hardware": card, "threads": torch.get_num_threads()}
-    order = [name for name in ("official", "eager", "ours", "low") if name in rows]
-    variants = {name: rows[name] for name in order}
-    return tidy(
-        {
-            "variants": variants,
-            "stages": stages,
-            "equality": {"passes": passes, "edits": edits},
-            "run": run,
-            "made_with": made,
-        }
-    )
+    report: dict[str, Any] = {
+        "variants": rows,
+        "stages": {},
+        "equality": {"passes": {}, "edits": {}},
+        "run": run,
+        "made_with": made_with() | {"hardware": _card(model), "threads": torch.get_num_threads()},
+    }
+
+    def ours(memory: Memory = "full") -> Result:
+        return edit(model, image, task, prompt, guidance=w, progress=False, memory=memory)
+
+    def official(w: Guidance = w) -> Result:
+        return official_edit(model, image, task, prompt, w, "official")
+
+    few, on_gpu = max(1, repeats // 3), model.device.type == "cuda"
+    with tqdm(total=repeats + 2 + (few + 1) * (3 if on_gpu else 2), disable=not progress) as bar:
+
+        def timed(variant: str, way: Callable[[], Result], times: int) -> None:
+            bar.set_description(variant)
+            try:
+                rows[variant], latents[variant] = frees(_timed)(way, times, model.device, bar.update)
+                bar.write(f"{variant}: {rows[variant]['seconds']:.3f} s")  # the report comes when all are done
+            except OutOfMemoryError as error:
+                if variant == "ours":
+                    raise
+                rows[variant] = {"out_of_memory": one_line(error)}
+                bar.write(f"{variant}: does not fit")
+            keep(compared(report))
+
+        timed("official", official, few)
+        if fits(rows["official"]):
+            rows["official"]["flops"] = _flops(official, w)
+        lay_out(model.unet, model.vae)  # from here on as load() gives it
+        model.graphs = Graphs(model) if on_gpu else None
+        timed("ours", ours, repeats)
+        report["stages"] = _stages(model, image, task, prompt, w)
+        report["equality"]["passes"] = equality(model, image, task, prompt, w)
+        keep(compared(report))
+        bar.update()
+        if model.graphs is not None:
+            model.graphs.clear()
+            model.graphs = None
+            timed("eager", ours, few)
+            if fits(rows["eager"]):
+                first, again = latents["eager"]
+                one, other = latents["ours"]
+                report["equality"]["edits"] = {
+                    "eager, eager again": apart(again, first),
+                    "recorded, recorded again": apart(other, one),
+                    "recorded, eager": apart(one, first),
+                }
+        timed("low", lambda: ours("low"), few)
+        count = _flops(lambda w: edit(model, image, task, prompt, guidance=w, progress=False), w)
+    for row in filter(fits, rows.values()):
+        row.setdefault("flops", count)
+    run["matrix_product_flops"] = _matrix_product(model)
+    run["nominal_flops"] = NOMINAL.get(_card(model), {}).get(model.dtype)
+    run["complete"] = True
+    return compared(report)
 
 
 def _timed(
@@ -276,29 +281,3 @@ def _matrix_product(model: Model, side: int = 8192, times: int = 20) -> float | 
     end.record()
     end.synchronize()
     return 2 * side**3 * times / (begin.elapsed_time(end) / 1e3)
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report as text."""
-    run, made, (height, width) = report["run"], report["made_with"], report["run"]["size"]
-    columns = ("s", 8), ("x official", 12), ("first s", 9), ("NFE", 6), ("TFLOP", 9), ("of peak", 9)
-    lines = [
-        f"{run['model']}, {width}x{height}, {run['dtype']}; {run['kind']}, {run['preset']}, {run['steps']} steps",
-        f"{made['hardware']}; median of {run['repeats']}; peak is a matrix product's; GB are 10^9 bytes",
-        " " * 10 + "".join(name.rjust(wide) for name, wide in (*columns, ("GB", 8), ("reserved", 10))),
-    ]
-    for name, row in report["variants"].items():
-        share, peak = row["share_of_peak"]["measured"], row["peak_gb"]
-        lines.append(
-            f"{name:10}{row['seconds']:>8.2f}{row['times_faster']['official']:>12.2f}"
-            f"{row['first_call_seconds']:>9.1f}{row['nfe']:>6g}{row['flops'] / 1e12:>9.2f}"
-            f"{'-' if share is None else format(share, '.1%'):>9}"
-            + (f"{peak['allocated']:>8.2f}{peak['reserved']:>10.2f}" if peak else f"{'-':>8}{'-':>10}")
-        )
-    lines.append("seconds by stage: " + ", ".join(f"{k} {v:.3f}" for k, v in report["stages"].items()))
-    passes = report["equality"]["passes"].items()
-    off = (f"{kind} " + ", ".join(f"{how} {x:.1e}" for how, x in row.items()) for kind, row in passes)
-    lines.append("passes off float32: " + "; ".join(off))
-    if report["equality"]["edits"]:
-        lines.append("edits apart: " + "; ".join(f"{k} {x:.1e}" for k, x in report["equality"]["edits"].items()))
-    return "\n".join(lines)
