@@ -164,7 +164,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         )
         if self._model is None or not _alike(model, self._model):
             self._model = model
-        if self._record and model.device.type == "cuda":
+        if self._record and model.device.type == "cuda" and self._model.graphs is None:
             lay_out(self.unet, self.vae)
         self._model.graphs = recording(self._model) if self._record else None
         return self._model
