@@ -23,8 +23,8 @@ def arguments(cond: Cond) -> dict[str, Any]:
     return {WORDS: cond[WORDS], "added_cond_kwargs": added} if added else {WORDS: cond[WORDS]}
 
 
-def ids(tokenizer: Any, encoder: Any, prompt: str) -> Tensor:
-    """A prompt as token ids (1, window), cut to the encoder's window and padded to it, as in training.
+def tokens(tokenizer: Any, encoder: Any, prompt: str) -> Any:
+    """A prompt's ``input_ids`` and ``attention_mask``, (1, window), cut to the encoder's window and padded to it.
 
     Raises:
         InputError: the encoder has no embedding of a token.
@@ -34,15 +34,18 @@ def ids(tokenizer: Any, encoder: Any, prompt: str) -> Tensor:
     known, largest = encoder.get_input_embeddings().num_embeddings, int(words.input_ids.max())
     if largest >= known:
         raise InputError(f"prompt has token {largest}, the text encoder knows {known}: use the tokenizer it came with")
-    return words.input_ids.to(encoder.device)
+    return words.to(encoder.device)
 
 
 def embed_one(tokenizer: Any, encoder: Any, prompt: str) -> Cond:
     """The encoder's last hidden states, as in Stable Diffusion 1 and 2.
 
-    Stable Diffusion 2 wants OpenCLIP's last but one layer; its encoder is published without the last one.
+    Stable Diffusion 2 wants OpenCLIP's last but one layer; its encoder is published without the last one. Padding is
+    read like words, unless the encoder's configuration says ``use_attention_mask``.
     """
-    return {WORDS: encoder(ids(tokenizer, encoder, prompt))[0]}
+    words = tokens(tokenizer, encoder, prompt)
+    mask = words.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
+    return {WORDS: encoder(words.input_ids, attention_mask=mask)[0]}
 
 
 def embed_two(pairs: Sequence[tuple[Any, Any]], prompt: str, size: tuple[int, int], *, zeros: bool) -> Cond:
@@ -55,7 +58,9 @@ def embed_two(pairs: Sequence[tuple[Any, Any]], prompt: str, size: tuple[int, in
             and has not been cropped, as diffusers does by default.
         zeros: give zeros for the empty prompt, which is what the model was trained with.
     """
-    outs = [encoder(ids(tokenizer, encoder, prompt), output_hidden_states=True) for tokenizer, encoder in pairs]
+    outs = [
+        encoder(tokens(tokenizer, encoder, prompt).input_ids, output_hidden_states=True) for tokenizer, encoder in pairs
+    ]
     device = outs[0].hidden_states[-2].device
     hidden = torch.cat([out.hidden_states[-2].to(device) for out in outs], dim=-1)
     pooled = outs[1].text_embeds.to(device)

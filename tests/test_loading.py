@@ -59,6 +59,18 @@ def test_two_encoders_embed_as_diffusers_does(prompt):
     assert torch.equal(model.embed(prompt)["time_ids"], torch.tensor([[128.0, 128, 0, 0, 128, 128]]))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_encoder_reads_padding_if_its_configuration_does_not_mask_it(masked):
+    model, pipe = Model(name="tiny", **family_parts("sd21")), family_pipeline("sd21")
+    for encoder in (model.text_encoder, pipe.text_encoder):
+        encoder.config.use_attention_mask = masked
+    words, none = pipe.encode_prompt("a red ball", "cpu", 1, do_classifier_free_guidance=True)
+    assert torch.equal(model.embed("a red ball")["encoder_hidden_states"], words)
+    assert torch.equal(model.embed("")["encoder_hidden_states"], none)
+    plain = family_model("sd21").embed("a red ball")["encoder_hidden_states"]
+    assert masked != torch.allclose(words, plain)
+
+
 def test_an_empty_prompt_is_embedded_where_the_model_says_so(folders, tmp_path):
     pipe = family_pipeline("sdxl")
     pipe.register_to_config(force_zeros_for_empty_prompt=False)
