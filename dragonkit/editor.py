@@ -26,13 +26,13 @@ from dragonkit.edits.base import Edit
 from dragonkit.edits.several import Several
 from dragonkit.energy import Watch, clipped
 from dragonkit.errors import InputError
-from dragonkit.generation import Generated, denoise
+from dragonkit.generation import Generated, denoising
 from dragonkit.gradient import Gradient, frame_of
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, Keep, Path, ddim_invert
 from dragonkit.memory import Memory, economy, frees
 from dragonkit.models import Cond, Model
-from dragonkit.passes import Watched, begun, joint
+from dragonkit.passes import joint, separate
 from dragonkit.preserve import preserve
 from dragonkit.progress import Bar
 from dragonkit.progress import bar as bar
@@ -112,19 +112,19 @@ def edit_steps(
     for i, visit in visits(schedule, w):
         t = schedule.timesteps[i]
         look = looking(model, path, mix, i, w) if i in attended else None
-        at: Watched | None = None
-        apart = begun(model, z, t, cond, w.layers) if i in guided and not w.one_pass else None
-        with observed() as seen:
-            if w.one_pass and i in guided:
+        if w.one_pass and i in guided:
+            with observed() as seen:
                 eps, at = joint(model, z, t, cond, empty[i], w.cfg, w.layers, look)
-            else:
-                eps = denoise(model, z, t, cond, empty[i], w.cfg, look)
-        at = apart() if apart else at
-        terms, grad = slope(at, i) if at else ([], None)
+            terms, grad = slope(at, i)
+        else:
+            with observed() as seen:
+                noise = denoising(model, z, t, cond, empty[i], w.cfg, look)
+            terms, grad = slope(separate(model, z, t, cond, w.layers), i) if i in guided else ([], None)
+            eps = noise()  # a GPU predicted it beside the gradient
         guided_eps = eps if grad is None else eps + clipped(w.eta * grad, w.clip)
-        noise = torch.randn(z[:1].shape, generator=generator).to(z) if i in stochastic else None
+        fresh = torch.randn(z[:1].shape, generator=generator).to(z) if i in stochastic else None
         along = eps if w.through == "x0" else guided_eps
-        z, x0 = schedule.step(z, along, i, towards=guided_eps, churn=churn, noise=noise)
+        z, x0 = schedule.step(z, along, i, towards=guided_eps, churn=churn, noise=fresh)
         if i in locked and outside is not None:
             z = torch.where(outside, path.latents[i + 1], z)
         watch.add(i, t, terms, grad, z)

@@ -15,7 +15,7 @@ from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, Path
 from dragonkit.models import Cond, Model
-from dragonkit.passes import Looking, evaluate
+from dragonkit.passes import Looking, begin
 from dragonkit.schedule import Schedule
 from dragonkit.trace import to_pil
 
@@ -169,8 +169,21 @@ def denoise(
     model: Model, z: Tensor, t: int, cond: Cond, empty: Cond, cfg: float, look: Looking | None = None
 ) -> Tensor:
     """ε with classifier-free guidance: ε_∅ + cfg (ε_c - ε_∅), both halves in one pass; plain ε_c if cfg is 1."""
+    return denoising(model, z, t, cond, empty, cfg, look)()
+
+
+def denoising(
+    model: Model, z: Tensor, t: int, cond: Cond, empty: Cond, cfg: float, look: Looking | None = None
+) -> Callable[[], Tensor]:
+    """:func:`denoise`, begun where a GPU can do it beside what comes next; call the result to wait for it, once."""
     if cfg == 1:
-        return evaluate(model, z, t, cond, look=look).eps
+        one = begin(model, z, t, cond, look=look)
+        return lambda: one().eps
     both = {name: torch.cat([cond[name], empty[name].expand_as(cond[name])]) for name in cond}
-    eps, eps_empty = evaluate(model, torch.cat([z, z]), t, both, look=look).eps.chunk(2)
-    return eps_empty + cfg * (eps - eps_empty)
+    pair = begin(model, torch.cat([z, z]), t, both, look=look)
+
+    def end() -> Tensor:
+        eps, eps_empty = pair().eps.chunk(2)
+        return eps_empty + cfg * (eps - eps_empty)
+
+    return end

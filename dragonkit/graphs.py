@@ -7,8 +7,9 @@ from where it writes.
 
 Autograd meets a recorded pass as one function (:class:`dragonkit.recorded.Tapped`), whose backward is a graph, too.
 Regional gradients go back twice from one pass: two such graphs, replayed beside each other, since neither fills the
-GPU; so does the tapped pass beside the one for the noise. Energies are any Python, and differ from edit to edit: those
-of the kit's own edits are recorded anew for each (:meth:`Graphs.repeated`).
+GPU; and all that an energy takes, from the tapped pass to the gradient, is replayed beside the pass for the noise.
+Energies are any Python, and differ from edit to edit: those of the kit's own edits are recorded anew for each
+(:meth:`Graphs.repeated`).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from torch import Tensor
 
 from dragonkit.fused import fused
 from dragonkit.passes import Looking, Pass, Slopes, taking
-from dragonkit.recorded import Differentiable, Lane, Named, Recorded, Repeated, Tapped
-from dragonkit.recorder import CUDA, Recorder
+from dragonkit.recorded import Differentiable, Lane, Named, Recorded, Repeated, Tapped, copies
+from dragonkit.recorder import CUDA, FEATURES, NOISE, Recorder
 from dragonkit.settings import settings
 from dragonkit.taps import Count, tap
 from dragonkit.text import Cond, arguments
@@ -55,6 +56,7 @@ class Graphs:
         self._places: list[int] = []
         self._settings: Hashable = ()
         self._compiled = False
+        self._unfinished: Callable[[], None] | None = None
         self.look()
 
     def look(self) -> None:
@@ -92,10 +94,10 @@ class Graphs:
         return len(self._recorded)
 
     @torch.no_grad()
-    def evaluate(
+    def begin(
         self, z: Tensor, t: int, cond: Cond, *, tokens: bool, layers: tuple[int, ...], look: Looking | None
-    ) -> Pass:
-        """See :func:`dragonkit.passes.evaluate`."""
+    ) -> Callable[[], Pass]:
+        """See :func:`dragonkit.passes.begin`; what it returns may be called once, and is by the next pass at latest."""
         inputs = self._inputs(z, t, cond)
         if look:
             inputs |= {("gud", name): x for name, x in look.gud.items()}
@@ -106,33 +108,35 @@ class Graphs:
         def make(at: Named) -> Recorded:
             return self._forward(at, tokens, layers, look and _looking(at, look))
 
+        if self._unfinished:  # begun for somebody who was interrupted: the next one may not run beside it
+            self._unfinished()
         recorded = self._get(key, inputs, make)
+        recorded.take(inputs)
         self._count()
-        out = recorded(inputs)
-        kept = {name: x.clone() for (kind, name), x in out.items() if kind == "tokens"}
-        found = {layer: x.clone() for (kind, layer), x in out.items() if kind == "features"}
-        return Pass(self.model.noise(out["eps", 0], z, t).clone(), kept, found)
+        wait = self._unfinished = self.recorder.begin(recorded.replay)
 
-    def tap(self, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> Callable[[], Tap]:
-        """See :func:`dragonkit.taps.tap`; begun now, and ended by calling the result, before any other tap.
+        @torch.no_grad()
+        def end() -> Pass:
+            wait()
+            self._unfinished = None
+            out = dict(zip(recorded.outputs, copies(recorded.outputs.values()), strict=True))
+            kept = {name: x for (kind, name), x in out.items() if kind == "tokens"}
+            found = {layer: x for (kind, layer), x in out.items() if kind == "features"}
+            return Pass(self.model.noise(out["eps", 0], z, t), kept, found)
 
-        That gives the features, and what pulls slopes of them back to z, several energies' at once.
-        """
+        return end
+
+    def tap(self, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> Tap:
+        """See :func:`dragonkit.taps.tap`: the features, and what pulls slopes of them back to z, several at once."""
         layers = tuple(sorted(set(layers)))
         inputs = self._inputs(z, t, cond)
         with torch.no_grad():
             recorded = self._get(("tap", layers), inputs, lambda at: self._tapped(at, layers))
-            recorded.take(inputs)
-        self._count()
-        wait = self.recorder.begin(recorded.replay)
-
-        def end() -> Tap:
-            wait()
-            with torch.enable_grad():
-                found = dict(zip(layers, Tapped.apply(z, recorded), strict=True))
-            return found, partial(recorded.pull, turn=recorded.turn)
-
-        return end
+            self._count()
+            recorded(inputs)
+        with torch.enable_grad():
+            found = dict(zip(layers, Tapped.apply(z, recorded), strict=True))
+        return found, partial(recorded.pull, turn=recorded.turn)
 
     def repeated(self, work: Callable[[list[Tensor]], list[Tensor]]) -> Callable[[list[Tensor]], list[Tensor]]:
         """Work on tensors of the same shapes again and again: done the first time, then recorded, then replayed.
@@ -170,7 +174,7 @@ class Graphs:
 
         with uncounted(unet):
             self.recorder.warm(work)
-            results, replay = self.recorder.record(work)
+            results, replay = self.recorder.record(work, NOISE)
         return Recorded(at, dict(zip(names, results, strict=True)), replay)
 
     def _tapped(self, at: Named, layers: tuple[int, ...]) -> Differentiable:
@@ -192,12 +196,12 @@ class Graphs:
         def lane(k: int) -> Lane:  # it holds box, and so the numbers that the way back reads
             slopes = [torch.zeros_like(x) for x in box]
             with uncounted(unet):
-                (dz,), back = recorder.record(partial(backward, slopes), k)
+                (dz,), back = recorder.record(partial(backward, slopes), FEATURES + k)
             return Lane(slopes, back, dz)
 
         with uncounted(unet):
             recorder.warm(both)
-            results, replay = recorder.record(forward, 1)  # to be replayed beside the pass for the noise
+            results, replay = recorder.record(forward, FEATURES)
         outputs = {("features", layer): x for layer, x in zip(layers, results, strict=True)}
         return Differentiable(at, outputs, replay, widen=lane, recorder=recorder)
 

@@ -81,10 +81,25 @@ def evaluate(
     Raises:
         InputError: a layer, or attention, that the model does not have.
     """
+    return begin(model, z, t, cond, tokens=tokens, layers=layers, look=look)()
+
+
+def begin(
+    model: Model,
+    z: Tensor,
+    t: int,
+    cond: Cond,
+    *,
+    tokens: bool = False,
+    layers: tuple[int, ...] = (),
+    look: Looking | None = None,
+) -> Callable[[], Pass]:
+    """:func:`evaluate`, begun where a GPU can do it beside what comes next; call the result to wait for it, once."""
     if model.graphs is not None and model.graphs.usable():
-        return model.graphs.evaluate(z, t, cond, tokens=tokens, layers=layers, look=look)
+        return model.graphs.begin(z, t, cond, tokens=tokens, layers=layers, look=look)
     with taking(model.unet, tokens=tokens, layers=layers, look=look) as kept:
-        return Pass(model.predict(z, t, cond), *kept)
+        done = Pass(model.predict(z, t, cond), *kept)
+    return lambda: done
 
 
 @contextmanager
@@ -156,21 +171,11 @@ def _unit(slopes: Slopes) -> Tensor:
 
 def separate(model: Model, z: Tensor, t: int, cond: Cond, layers: Iterable[int]) -> Watched:
     """F_gen at (z, t) by a pass of its own, ended after the last tapped layer."""
-    return begun(model, z, t, cond, layers)()
-
-
-def begun(model: Model, z: Tensor, t: int, cond: Cond, layers: Iterable[int]) -> Callable[[], Watched]:
-    """:func:`separate`, begun where a GPU can compute it beside what comes next; call the result to wait for it."""
     leaf = z.detach().requires_grad_()
     if model.graphs is not None and model.graphs.usable():
-        found = model.graphs.tap(layers, leaf, t, cond)
-        return lambda: Watched(leaf, *found())
-
-    def watched() -> Watched:
-        with torch.enable_grad():
-            return Watched(leaf, tap(model.unet, layers, leaf, t, cond))
-
-    return watched
+        return Watched(leaf, *model.graphs.tap(layers, leaf, t, cond))
+    with torch.enable_grad():
+        return Watched(leaf, tap(model.unet, layers, leaf, t, cond))
 
 
 def joint(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,27 @@ import torch
 from torch import Tensor
 
 from dragonkit.passes import Slopes
-from dragonkit.recorder import LANES, Recorder, Replay
+from dragonkit.recorder import FEATURES, WAYS, Recorder, Replay
 
 Named = dict[Any, Tensor]
 """Tensors by name."""
+
+
+def copy(there: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Copy tensors where they are wanted, all of one dtype by as few kernels as there can be."""
+    pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    for to, x in zip(there, given, strict=True):
+        pairs.setdefault(to.dtype, []).append((to, x))
+    for some in pairs.values():
+        torch._foreach_copy_([to for to, _ in some], [x for _, x in some])
+
+
+def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """A copy of each."""
+    given = list(tensors)
+    kept = [torch.empty_like(x) for x in given]
+    copy(kept, given)
+    return kept
 
 
 @dataclass(eq=False)
@@ -34,9 +51,8 @@ class Recorded:
 
     def take(self, inputs: Named) -> None:
         """Copy what is given to where it reads."""
-        for name, x in inputs.items():
-            if x is not self.inputs[name]:
-                self.inputs[name].copy_(x)
+        given = [(self.inputs[name], x) for name, x in inputs.items() if x is not self.inputs[name]]
+        copy([there for there, _ in given], [x for _, x in given])
         self.turn += 1
 
     def __call__(self, inputs: Named) -> Named:
@@ -74,14 +90,13 @@ class Differentiable(Recorded):
         if turn != self.turn:
             raise RuntimeError("this pass was replayed since: take all gradients of a pass before the next one")
         pulled = []
-        for k in range(0, len(energies), LANES):
-            abreast = energies[k : k + LANES]
+        for k in range(0, len(energies), WAYS):
+            abreast = energies[k : k + WAYS]
             while len(self.lanes) < len(abreast):
                 self.lanes.append(self.widen(len(self.lanes)))
             lanes = self.lanes[: len(abreast)]
             for lane, slopes in zip(lanes, abreast, strict=True):
-                for there, x in zip(lane.slopes, slopes, strict=True):
-                    there.copy_(x)
+                copy(lane.slopes, slopes)
             self.recorder.beside([lane.back for lane in lanes])
             pulled += [lane.dz.to(torch.float32, copy=True) for lane in lanes]
         return pulled
@@ -103,11 +118,11 @@ class Repeated:
             self.recorded = self._record({k: x.clone() for k, x in named.items()})
         if self.recorded is None:
             return self.work(inputs)
-        return [x.clone() for x in self.recorded(named).values()]
+        return copies(self.recorded(named).values())
 
     def _record(self, at: Named) -> Recorded | None:
         try:
-            results, replay = self.recorder.record(lambda: self.work(list(at.values())))
+            results, replay = self.recorder.record(lambda: self.work(list(at.values())), FEATURES)
         except RuntimeError:  # of CUDA, which allows some things only while nothing is recorded
             return None
         return Recorded(at, dict(enumerate(results)), replay)
@@ -120,7 +135,7 @@ class Tapped(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, recorded: Differentiable) -> tuple[Tensor, ...]:
         """What the last replay left, for ``z``, which it was given."""
         ctx.recorded, ctx.turn, ctx.dtype = recorded, recorded.turn, z.dtype
-        return tuple(x.clone() for x in recorded.outputs.values())
+        return tuple(copies(recorded.outputs.values()))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

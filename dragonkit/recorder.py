@@ -7,13 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 Replay = Callable[[], None]
 
-LANES = 2
+NOISE, FEATURES = 0, 1
+"""Lanes: what is recorded for one may be replayed beside what is recorded for another.
+
+The first has the passes that predict noise. The second has the tapped pass, the energies and the first way back, which
+follow each other; further ways back have a lane each after it.
+"""
+
+WAYS = 2
 """Ways back from one pass that are replayed at once."""
 
 
@@ -23,18 +31,20 @@ class Recorder(Protocol):
     def warm(self, work: Callable[[], Any]) -> None:
         """Do the work as often as libraries need to choose and to allocate what they use for it."""
 
-    def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
+    def record(self, work: Callable[[], list[Tensor]], lane: int = NOISE) -> tuple[list[Tensor], Replay]:
         """Record it; returns where its results are once it is replayed, and what replays it."""
 
     def beside(self, replays: Sequence[Replay]) -> None:
-        """Replay what was recorded for lanes 0, 1, ... at once."""
+        """Replay ways back, recorded for lanes that follow each other, at once."""
 
     def begin(self, replay: Replay) -> Replay:
-        """Begin to replay what was recorded for lane 1 beside what comes next; returns what waits for its end."""
+        """Begin to replay a pass for the noise beside what comes next; returns what waits for its end."""
 
 
 class CUDA:
     """CUDA graphs of one device. Those of one lane share a pool of memory: they run one after the other.
+
+    A pool that no graph is left in is given up with its memory: PyTorch fails where one is taken again.
 
     Args:
         device: the model's, which need not be the current one: streams and kernels belong to the current device.
@@ -42,8 +52,9 @@ class CUDA:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.pools = [torch.cuda.graph_pool_handle() for _ in range(LANES)]
-        self.streams = [torch.cuda.Stream(device) for _ in range(1, LANES)]
+        self.pools: list[Any] = [None] * (FEATURES + WAYS)
+        self.recorded: list[WeakSet[torch.cuda.CUDAGraph]] = [WeakSet() for _ in self.pools]
+        self.streams = [torch.cuda.Stream(device) for _ in range(WAYS)]
         # The same each time: what a pool has given to a stream it gives again to that stream only.
         self.aside = torch.cuda.Stream(device)
 
@@ -55,9 +66,12 @@ class CUDA:
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
 
-    def record(self, work: Callable[[], list[Tensor]], lane: int = 0) -> tuple[list[Tensor], Replay]:
+    def record(self, work: Callable[[], list[Tensor]], lane: int = NOISE) -> tuple[list[Tensor], Replay]:
         """As :class:`Recorder` says. Not by ``torch.cuda.graph``, which waits and empties the cache each time."""
+        if not self.recorded[lane]:
+            self.pools[lane] = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
+        self.recorded[lane].add(graph)
         with self._on(self.aside), uncollected():
             _forget_workspaces()
             graph.capture_begin(pool=self.pools[lane], capture_error_mode="thread_local")  # others' threads may go on
@@ -75,14 +89,16 @@ class CUDA:
     def beside(self, replays: Sequence[Replay]) -> None:
         """As :class:`Recorder` says."""
         first, *others = replays
-        ends = [self.begin(replay, lane) for lane, replay in enumerate(others, 1)]
+        ends = [self._begin(replay, stream) for replay, stream in zip(others, self.streams[1:], strict=False)]
         first()
         for end in ends:
             end()
 
-    def begin(self, replay: Replay, lane: int = 1) -> Replay:
-        """As :class:`Recorder` says: on a stream of the lane's own."""
-        stream = self.streams[lane - 1]
+    def begin(self, replay: Replay) -> Replay:
+        """As :class:`Recorder` says: on a stream of its own."""
+        return self._begin(replay, self.streams[0])
+
+    def _begin(self, replay: Replay, stream: torch.cuda.Stream) -> Replay:
         with self._after(stream):
             replay()
         return lambda: torch.cuda.current_stream(self.device).wait_stream(stream)

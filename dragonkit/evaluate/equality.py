@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dragonkit.attention import looking, mixing
 from dragonkit.edits.base import Edit
-from dragonkit.generation import denoise
+from dragonkit.generation import denoising
 from dragonkit.gradient import frame_of
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Keep, Path, ddim_invert
 from dragonkit.models import Model
-from dragonkit.passes import begun, evaluate
+from dragonkit.passes import evaluate, separate
 from dragonkit.regions import as_image, pad
 from dragonkit.schedule import Schedule
 
@@ -54,10 +54,9 @@ def equality(
         z, t, layers = path.inputs[i], schedule.timesteps[i], tuple(sorted(w.layers))
         look = looking(model, path, mix, i, w) if i in path.tokens else None
         inversion = evaluate(model, z, t, words, tokens=True, layers=layers).eps
-        tapped = begun(model, z, t, words, layers)
-        noise = denoise(model, z, t, words, nothing, w.cfg, look)
-        gradient = torch.cat(tapped().pull([slopes, [x.flip(-1) for x in slopes]]))
-        return {"inversion": inversion, "noise": noise, "gradient": gradient}
+        noise = denoising(model, z, t, words, nothing, w.cfg, look)
+        gradient = torch.cat(separate(model, z, t, words, layers).pull([slopes, [x.flip(-1) for x in slopes]]))
+        return {"inversion": inversion, "noise": noise(), "gradient": gradient}
 
     found: dict[str, dict[str, float]] = {}
     for i in sorted({min(round(f * w.steps), w.steps - 1) for f in steps}):
