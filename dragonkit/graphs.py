@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dragonkit.fused import fused
+from dragonkit.fused import fused, one_pass
 from dragonkit.passes import Looking, Pass, Slopes, taking
 from dragonkit.recorded import Differentiable, Lane, Named, Recorded, Repeated, Tapped, copies
 from dragonkit.recorder import CUDA, FEATURES, NOISE, Recorder
@@ -167,7 +167,7 @@ class Graphs:
         unet = self.model.unet
 
         def work() -> list[Tensor]:
-            with taking(unet, tokens=tokens, layers=layers, look=look) as (kept, found):
+            with one_pass(), taking(unet, tokens=tokens, layers=layers, look=look) as (kept, found):
                 eps = unet(at["z"], at["t"], **arguments(_cond(at)), return_dict=False)[0]
             names[:] = [("eps", 0), *(("tokens", n) for n in kept), *(("features", k) for k in found)]
             return [eps, *kept.values(), *found.values()]
@@ -183,7 +183,7 @@ class Graphs:
         box: list[Tensor] = []
 
         def forward() -> list[Tensor]:
-            with torch.enable_grad():
+            with one_pass(), torch.enable_grad():
                 box[:] = tap(unet, layers, z, at["t"], _cond(at)).values()  # type: ignore[arg-type]
             return [x.detach() for x in box]
 

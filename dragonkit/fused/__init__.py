@@ -9,5 +9,6 @@ recorded pass (:mod:`dragonkit.graphs`). Triton comes with PyTorch for NVIDIA GP
 that are not recorded, blocks compute as diffusers has them.
 """
 
+from dragonkit.fused.shared import one_pass as one_pass
 from dragonkit.fused.switch import AVAILABLE as AVAILABLE
 from dragonkit.fused.switch import fused as fused

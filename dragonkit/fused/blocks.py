@@ -11,8 +11,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from dragonkit.fused.attention import Attend, stack, stackable
+from dragonkit.fused.attention import Attend, projections, stackable
 from dragonkit.fused.plain import plain
+from dragonkit.fused.shared import Shared, Shifts
+from dragonkit.fused.stacked import stack
 from dragonkit.fused.switch import is_on
 
 
@@ -31,7 +33,7 @@ class Norm(nn.GroupNorm):
         if lies_well(x) and not self.weight.requires_grad:
             from dragonkit.fused.norm_kernels import Normalised
 
-            shift = None if shift is None else shift.expand(len(x), -1).contiguous()
+            shift = None if shift is None else shift.expand(len(x), -1)
             return Normalised.apply(x, shift, self.weight, self.bias, self.num_groups, self.eps, self.silu)
         y = super().forward(x if shift is None else x + shift[:, :, None, None])
         return F.silu(y) if self.silu else y
@@ -48,19 +50,27 @@ class Activated(nn.Module):
 class Resnet(ResnetBlock2D):
     """A residual block: the first convolution's bias joins the timestep's embedding, the others' the sum at the end."""
 
+    shifts: Shifts | None = None
+    """With it all residual blocks of a network project the timestep's embedding."""
+
     def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         """As diffusers' own."""
         if not lies_well(input_tensor, self.conv1, self.conv2, self.conv_shortcut, self.time_emb_proj):
             return super().forward(input_tensor, temb, *args, **kwargs)
         from dragonkit.fused.block_kernels import Added
 
-        x, shift, bias = input_tensor, self.conv1.bias[None], self.conv2.bias
-        if self.time_emb_proj is not None and temb is not None:
-            shift = shift + self.time_emb_proj(F.silu(temb))
-        h = self.norm2(_unbiased(self.conv1, self.norm1(x)), shift)
+        x, bias = input_tensor, self.conv2.bias
+        h = self.norm2(_unbiased(self.conv1, self.norm1(x)), self._shift(temb))
         if self.conv_shortcut is not None:
             x, bias = _unbiased(self.conv_shortcut, x), bias + self.conv_shortcut.bias
         return Added.apply(x, _unbiased(self.conv2, h), bias)
+
+    def _shift(self, temb: Tensor | None) -> Tensor:
+        """What is added to the channels between the convolutions, (1 or B, C)."""
+        if self.time_emb_proj is None or temb is None:
+            return self.conv1.bias[None]
+        made = self.shifts(temb, self.time_emb_proj.weight) if self.shifts else None
+        return made[0] if made else self.conv1.bias[None] + self.time_emb_proj(F.silu(temb))
 
 
 class Transformer(Transformer2DModel):
@@ -126,7 +136,7 @@ def _unbiased(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def fuse(network: Any) -> None:
     """Give a network's blocks the classes above; weights, their names and what the blocks compute stay as they are.
 
-    Weights of attention move to be views of one tensor, see :func:`dragonkit.fused.attention.stack`.
+    Weights that project the same input move to be views of one tensor, see :mod:`dragonkit.fused.stacked`.
     """
     for module in network.modules():
         if type(module) is nn.GroupNorm and module.affine:
@@ -141,11 +151,34 @@ def fuse(network: Any) -> None:
         elif type(module) is GEGLU:
             module.__class__ = Gate
         elif stackable(module):
-            stack(module)
             module.__class__ = Attend
         if type(getattr(module, "conv_norm_out", None)) is Norm and type(module.conv_act) is nn.SiLU:
             module.conv_norm_out.silu = True
             module.conv_act = nn.Identity()
+    _share(network)
+
+
+def _share(network: Any) -> None:
+    """Stack what projects the same input, in one module or in many of the network."""
+    attention = [m for m in network.modules() if type(m) is Attend]
+    cross = [m for m in attention if m.is_cross_attention]
+    for module in attention:
+        if module not in cross:
+            stack(projections(module))
+    for width in {m.to_k.in_features for m in cross}:
+        alike = [m for m in cross if m.to_k.in_features == width]
+        words = Shared([part.weight for m in alike for part in (m.to_k, m.to_v)])
+        stack(words.weights)
+        for module in alike:
+            module.words = words
+    timed = [m for m in network.modules() if type(m) is Resnet and m.time_emb_proj is not None]
+    for width in {m.time_emb_proj.in_features for m in timed}:
+        same = [m for m in timed if m.time_emb_proj.in_features == width]
+        biases = [(m.time_emb_proj.bias, m.conv1.bias) for m in same]
+        shifts = Shifts([m.time_emb_proj.weight for m in same], biases)
+        stack(shifts.weights)
+        for module in same:
+            module.shifts = shifts
 
 
 def _plain(block: ResnetBlock2D) -> bool:

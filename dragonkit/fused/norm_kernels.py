@@ -35,9 +35,9 @@ def _channels(C, CG: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def _shift(SHIFT, shifted, channel, real, C):
-    """What is to be added to each channel first: nothing, unless it is to be shifted."""
+    """What is to be added to each channel first: nothing, unless there is a way from one image's to the next."""
     wanted = real & (tl.zeros_like(channel) < shifted)
-    return tl.load(SHIFT + tl.program_id(0) * C + channel, wanted, 0.0).to(tl.float32)
+    return tl.load(SHIFT + tl.program_id(0) * shifted + channel, wanted, 0.0).to(tl.float32)
 
 
 @triton.jit
@@ -262,6 +262,11 @@ class _Plan:
         return torch.empty((x.shape[0], groups, self.grid[2], 2), device=x.device, dtype=torch.float32)
 
 
+def _spaced(shift: Tensor | None) -> Tensor | None:
+    """A shift (B, C) whose images follow each other in memory, its numbers side by side; itself, if it is so."""
+    return shift if shift is None or (shift.stride(0) >= shift.shape[1] and shift.stride(1) == 1) else shift.contiguous()
+
+
 class Normalised(torch.autograd.Function):
     """Group normalisation of what lies with its channels last, differentiable in x once; all else stays as it is.
 
@@ -277,7 +282,8 @@ class Normalised(torch.autograd.Function):
         """``x`` is (B, C, h, w), channels last; so is the result."""
         plan = _Plan.of(x, groups)
         y, sums = torch.empty_like(x), plan.sums(x, groups)
-        shifting = (x, 0) if shift is None else (shift, 1)
+        shift = _spaced(shift)
+        shifting = (x, 0) if shift is None else (shift, shift.stride(0) or 1)
         with torch.cuda.device_of(x):  # Triton asks the current device, not the tensors'
             _forward_sums[plan.grid](x, *shifting, sums, *plan.numbers, **plan.constants)
             _forward[plan.grid](x, y, weight, bias, *shifting, sums, *plan.numbers, eps, int(silu), **plan.constants)
@@ -292,7 +298,7 @@ class Normalised(torch.autograd.Function):
         x, shift, weight, bias, sums = ctx.saved_tensors
         dy, plan = dy.contiguous(memory_format=torch.channels_last), _Plan.of(x, ctx.groups)
         dx, slopes = torch.empty_like(x), plan.sums(x, ctx.groups)
-        shifting = (x, 0) if shift is None else (shift, 1)
+        shifting = (x, 0) if shift is None else (shift, shift.stride(0) or 1)
         given = (weight, bias, *shifting, sums, slopes, *plan.numbers, ctx.eps, int(ctx.silu))
         with torch.cuda.device_of(x):
             _backward_sums[plan.grid](x, dy, *given, **plan.constants)
