@@ -12,6 +12,7 @@ from torch import Tensor
 from dragonkit.edits.base import Branches, Edit, Regions
 from dragonkit.energy import Term, acting, joined, slopes, total
 from dragonkit.fused import fused
+from dragonkit.fused.switch import is_on
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Path
 from dragonkit.regions import Frame
@@ -104,6 +105,11 @@ class _Slopes:
 
 
 def _on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    if is_on():
+        from dragonkit.fused.resize_kernels import Resized, suits
+
+        if suits(x):
+            return Resized.apply(x, grid)
     return F.interpolate(x.float(), grid, mode="bilinear")
 
 

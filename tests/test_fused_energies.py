@@ -9,6 +9,8 @@ from dragonkit.edits.base import Branches
 from dragonkit.energy import mean_similarity, similarity, slopes, total
 from dragonkit.fused import fused
 from dragonkit.fused.cosine_kernels import Cosines, suit
+from dragonkit.fused.resize_kernels import Resized
+from dragonkit.gradient import _on_grid
 from dragonkit.guidance import Guidance
 from dragonkit.regions import Frame, pick
 from tests.tiny import box, picture
@@ -106,3 +108,39 @@ def test_what_lies_otherwise_is_left_to_pytorch():
         with fused("cuda"):
             found = similarity(a, b, at, at), mean_similarity(a, b, at, at)
         torch.testing.assert_close(found, (similarity(a, b, at, at), mean_similarity(a, b, at, at)))
+
+
+SIZES = [
+    ((4, 6), (16, 24)),
+    ((5, 7), (10, 14)),
+    ((8, 8), (20, 19)),
+    ((9, 7), (4, 5)),
+    ((1, 3), (6, 1)),
+    ((6, 4), (6, 4)),
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_resized_maps_and_their_slopes_are_those_of_float64(sizes, dtype):
+    (h, w), size = sizes
+    x = torch.cat([features(70, h, w), features(70, h, w, seed=1)]).to(dtype, memory_format=torch.channels_last)
+    dy = torch.cat([features(70, *size, seed=2), features(70, *size, seed=3)])
+    exact, x = x.double().requires_grad_(), x.requires_grad_()
+    right, found = F.interpolate(exact, size, mode="bilinear"), Resized.apply(x, size)
+    assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-5)
+    (slope,), (expected,) = torch.autograd.grad(found, x, dy), torch.autograd.grad(right, exact, dy.double())
+    assert slope.dtype == dtype and slope.is_contiguous(memory_format=torch.channels_last)
+    assert (slope - expected).norm() <= (2e-6 if dtype == torch.float32 else 1e-3) * expected.norm()
+
+
+def test_an_edit_resizes_by_the_kernels_what_lies_so(monkeypatch):
+    sizes, apply = [], Resized.apply
+    monkeypatch.setattr(Resized, "apply", lambda x, size: sizes.append(size) or apply(x, size))
+    for x, kernels in ((features(8, 3, 5), True), (features(8, 3, 5).contiguous(), False)):
+        sizes.clear()
+        with fused("cuda"):
+            found = _on_grid(x, (6, 10))
+        torch.testing.assert_close(found, F.interpolate(x, (6, 10), mode="bilinear"))
+        assert sizes == ([(6, 10)] if kernels else [])

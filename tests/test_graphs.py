@@ -19,9 +19,9 @@ from dragonkit.guidance import PRESETS, Guidance
 from dragonkit.inversion import fixed_point_invert
 from dragonkit.loading.place import lay_out
 from dragonkit.models import load
-from dragonkit.passes import evaluate, separate
+from dragonkit.passes import begin, evaluate, separate
 from dragonkit.recorder import CUDA, uncollected
-from dragonkit.taps import tap
+from dragonkit.taps import counted, tap
 from dragonkit.trace import Record
 from tests.tiny import box, fresh_model, picture
 
@@ -226,6 +226,27 @@ def test_a_gradient_after_the_next_pass_is_refused(replayed):
     assert second.pull(slopes)[0].isfinite().all()
 
 
+def test_a_pass_that_nobody_waited_for_spoils_no_other(replayed):
+    z, cond, plain = torch.randn(1, 4, 8, 8, device=replayed.device), replayed.embed("a ball"), on(replayed.device)
+    begin(replayed, z, 100, cond)  # and then somebody is interrupted
+    at = separate(replayed, z, 500, cond, (2, 3))
+    found = [evaluate(replayed, x, t, cond).eps for x, t in ((2 * z, 300), (z, 100))]
+    for ours, (x, t) in zip(found, ((2 * z, 300), (z, 100)), strict=True):
+        assert same(ours, evaluate(plain, x, t, cond).eps)
+    assert all(same(at.tapped[k], x) for k, x in tap(plain.unet, (2, 3), z, 500, cond).items())
+
+
+def test_a_pass_is_begun_once_and_counted_once(replayed):
+    z, cond = torch.randn(1, 4, 8, 8, device=replayed.device), replayed.embed("a ball")
+    with counted(replayed.unet) as count:
+        end = begin(replayed, z, 100, cond, tokens=True, layers=(2,))
+        assert count.evaluations == 1
+        done = end()
+    again = evaluate(replayed, z, 100, cond, tokens=True, layers=(2,))
+    assert count.evaluations == 1 and torch.equal(done.eps, again.eps)
+    assert done.tokens.keys() == again.tokens.keys() and torch.equal(done.features[2], again.features[2])
+
+
 def test_what_was_used_longest_ago_is_forgotten():
     model = fresh_model()
     model.graphs = Graphs(model, Again(model), most=2)
@@ -288,6 +309,15 @@ def test_what_is_compiled_is_evaluated(replayed):
     model.unet.up_blocks[0].compile(backend="eager")
     edit(model, picture(64, 96), MOVE, guidance=w, progress=False)
     assert len(model.graphs) == 0
+
+
+def test_passes_are_recorded_again_after_all_were_forgotten(replayed):
+    """A pool of a GPU's memory ends with its last graph, and PyTorch fails where such a pool is taken again."""
+    w = Guidance.preset("iclr").replace(steps=3)
+    plain, recorded = both(replayed, MOVE, w)
+    replayed.graphs.clear()
+    _, again = both(replayed, MOVE, w)
+    assert same(again.latent, plain.latent) and same(again.latent, recorded.latent) and len(replayed.graphs)
 
 
 def test_no_garbage_is_collected_while_something_is_recorded():

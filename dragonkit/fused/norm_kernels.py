@@ -264,7 +264,9 @@ class _Plan:
 
 def _spaced(shift: Tensor | None) -> Tensor | None:
     """A shift (B, C) whose images follow each other in memory, its numbers side by side; itself, if it is so."""
-    return shift if shift is None or (shift.stride(0) >= shift.shape[1] and shift.stride(1) == 1) else shift.contiguous()
+    return (
+        shift if shift is None or (shift.stride(0) >= shift.shape[1] and shift.stride(1) == 1) else shift.contiguous()
+    )
 
 
 class Normalised(torch.autograd.Function):
