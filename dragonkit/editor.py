@@ -102,7 +102,8 @@ def edit_steps(
     attended = schedule.window(w.attention) if w.attention_mode != "off" else range(0)
     locked = schedule.window(w.lock_window) if w.lock else range(0)
     outside = ~dilate(m.edited, w.lock_margin) if m.edited is not None else None
-    churn = torch.where(m.edited, w.sde_inside, w.sde_outside) if m.edited is not None else None
+    stirred = m.edited if w.sde_inside or w.sde_outside else None
+    churn = torch.where(stirred, w.sde_inside, w.sde_outside) if stirred is not None else None
     stochastic = schedule.window(w.sde) if churn is not None and churn.any() else range(0)
     generator = torch.Generator().manual_seed(w.seed)
     slope = Gradient(model, path, edit, m, w)
@@ -224,8 +225,8 @@ def edit(
             if on_step:
                 on_step(kept)
         path = replace(path, tokens={}, features={}, references=())  # room for the autoencoder
-        result, places = decoded(step.z), task.places(frame)
-        if w.preserve and places:
+        result = decoded(step.z)
+        if w.preserve and (places := task.places(frame)):
             through = decoded(path.latents[len(schedule)])
             result = preserve(result, through, source.cpu(), *places, cell=model.factor)
     return Result(result, step.z, kept, count.evaluations, time.perf_counter() - began)

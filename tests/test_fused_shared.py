@@ -23,6 +23,12 @@ from tests.tiny import fresh_model
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.fixture(autouse=True)
+def exact():
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 class Products(TorchFunctionMode):
     """Counts matrix products by how many rows their weights have."""
 

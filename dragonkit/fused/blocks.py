@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from dragonkit.fused.plain import plain
 from dragonkit.fused.shared import Shared, Shifts
 from dragonkit.fused.stacked import stack
 from dragonkit.fused.switch import is_on
+from dragonkit.fused.transformer import Block
 
 
 def lies_well(x: Tensor, *layers: nn.Module | None) -> bool:
@@ -148,6 +150,8 @@ def fuse(network: Any) -> None:
             module.nonlinearity = Activated()
         elif type(module) is Transformer2DModel and module.is_input_continuous:
             module.__class__ = Transformer
+        elif type(module) is BasicTransformerBlock:
+            module.__class__ = Block
         elif type(module) is GEGLU:
             module.__class__ = Gate
         elif stackable(module):

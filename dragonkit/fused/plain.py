@@ -11,7 +11,7 @@ def plain(*layers: nn.Module | None) -> bool:
     An adapter of a LoRA takes a layer's place and shows its weights as its own; hooks belong to whoever listens.
     """
     return all(
-        type(layer) in (nn.Linear, nn.Conv2d)
+        type(layer) in (nn.Linear, nn.Conv2d, nn.LayerNorm)
         and not (layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "_hf_hook"))
         for layer in layers
         if layer is not None
