@@ -92,8 +92,7 @@ def edit_steps(
         NonFiniteError: an energy, a gradient or a latent is not finite.
     """
     w, schedule, watch = guidance, path.schedule, Watch()
-    frame = frame_of(model, path)
-    m = edit.regions(frame)
+    m = edit.regions(frame_of(model, path)).to(model.device)
     mix = mixing(edit, m, w)
     observed = Observer(record, model.unet, path, m, mix)
     empty = path.unconditional(model, w.cfg)
@@ -107,6 +106,8 @@ def edit_steps(
     stochastic = schedule.window(w.sde) if churn is not None and churn.any() else range(0)
     generator = torch.Generator().manual_seed(w.seed)
     slope = Gradient(model, path, edit, m, w)
+    if guided:
+        slope.prepare(guided[0])
     z_refs = tuple(ref.z_T for ref in path.references)
     z = edit.start(path.z_T, z_refs, m) if w.start == "copy" else path.z_T
 
@@ -257,6 +258,7 @@ def checked(model: Any, image: Any, edit: Any, edits: Any, prompt: Any, w: Any) 
     if generated and len(generated.path.schedule) != w.steps:
         took = len(generated.path.schedule)
         raise InputError(f"the image was generated in {took} steps and guidance has {w.steps}: make them equal")
+    sound = model.checking_weights()
     height, width = (generated.tensor if generated else image).shape[1:]
     frame = Frame(height, width, model.factor, model.multiple)
     task.regions(frame)
@@ -264,7 +266,7 @@ def checked(model: Any, image: Any, edit: Any, edits: Any, prompt: Any, w: Any) 
     with features(model.unet, w.layers):  # are the layers there, and is there attention to rewire?
         if w.attention_mode != "off":
             attentions(model.unet)
-    model.check_weights()
     if model.graphs is not None:
         model.graphs.look()
+    sound()
     return task, prompt, w, frame

@@ -36,8 +36,19 @@ class Gradient:
     def __init__(self, model: Model, path: Path, edit: Edit, m: Regions, w: Guidance) -> None:
         self.model, self.path, self.w = model, path, w
         self._slopes = _Slopes(edit, m, w, [frame_of(model, branch).grid for branch in (path, path, *path.references)])
-        graphs = model.graphs if edit.recordable else None
-        self._compute = self._slopes if graphs is None else graphs.repeated(self._slopes)
+        kind = edit.kinds, m.shape, w
+        self._recorded = model.graphs.repeated(self._slopes, kind) if model.graphs and edit.recordable else None
+
+    def prepare(self, i: int) -> None:
+        """Record what will be computed from step i on, if that is done at all: a GPU may still be at the inversion."""
+        if self._recorded is None or self.w.reference == "live":
+            return
+        layers, paths = self._slopes.layers, [self.path, *self.path.references]
+        kept = [p.features[i] for p in paths if set(layers) <= p.features.get(i, {}).keys()]
+        if len(kept) == len(paths):
+            branches = [{layer: x.float() for layer, x in kept[0].items()}, *kept]
+            with fused(self.model.device.type):
+                self._recorded.record([x[layer] for x in branches for layer in layers])
 
     def __call__(self, at: Watched, i: int) -> tuple[list[Term], Tensor | None]:
         """The terms at step i and ∂L/∂z, float32 (B, C, h, w); None if there are no terms.
@@ -50,7 +61,8 @@ class Gradient:
         branches = [p.features_at(self.model, i, self.w.layers, live=live) for p in (self.path, *self.path.references)]
         layers = self._slopes.layers
         with fused(self.model.device.type):
-            found = self._compute([x[layer] for x in (at.features, *branches) for layer in layers])
+            compute = self._slopes if self._recorded is None else self._recorded
+            found = compute([x[layer] for x in (at.features, *branches) for layer in layers])
         terms = [replace(term, value=x) for term, x in zip(self._slopes.terms, found, strict=False)]
         if not terms:
             return [], None
@@ -114,7 +126,7 @@ def _on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def frame_of(model: Model, path: Path) -> Frame:
-    """The frame of an inverted image."""
+    """The frame of an inverted image, on the host."""
     h, w = path.z_T.shape[-2:]
     height, width = path.size or (h * model.factor, w * model.factor)
-    return Frame(height, width, model.factor, model.multiple, model.device)
+    return Frame(height, width, model.factor, model.multiple)

@@ -57,6 +57,7 @@ class Graphs:
         self._settings: Hashable = ()
         self._compiled = False
         self._unfinished: Callable[[], None] | None = None
+        self._done: set[Hashable] = set()
         self.look()
 
     def look(self) -> None:
@@ -138,12 +139,17 @@ class Graphs:
             found = dict(zip(layers, Tapped.apply(z, recorded), strict=True))
         return found, partial(recorded.pull, turn=recorded.turn)
 
-    def repeated(self, work: Callable[[list[Tensor]], list[Tensor]]) -> Callable[[list[Tensor]], list[Tensor]]:
-        """Work on tensors of the same shapes again and again: done the first time, then recorded, then replayed.
+    def repeated(self, work: Callable[[list[Tensor]], list[Tensor]], kind: Hashable) -> Repeated:
+        """Work on tensors of the same shapes again and again: recorded, then replayed.
 
         If it cannot be recorded, because it asks for a number, say, it is done every time.
+
+        Args:
+            work: what is to be done.
+            kind: what tells it from work for which other kernels are needed; the first of a kind is done before it is
+                recorded, for that is when they are compiled.
         """
-        return Repeated(work, self.recorder)
+        return Repeated(work, self.recorder, kind, self._done)
 
     def _inputs(self, z: Tensor, t: int, cond: Cond) -> Named:
         when = torch.full((1,), t, dtype=torch.int64, device=z.device)  # made there: a copy from here would wait

@@ -7,6 +7,7 @@ hold.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -231,16 +232,26 @@ class Model:
 
     def check_weights(self) -> None:
         """Raise an InputError that names the first tensor with a NaN or an infinity in it."""
+        self.checking_weights()()
+
+    def checking_weights(self) -> Callable[[], None]:
+        """:meth:`check_weights`, begun where a GPU can do it beside what comes next; call the result to wait for it."""
         weights = [p for net in self.parts.values() for p in (*net.parameters(), *net.buffers())]
         kinds = defaultdict(list)
         for p in weights:
             if p.is_floating_point() and p.numel():
                 kinds[p.device, p.dtype].append(p)
         largest = [torch.stack(torch._foreach_norm(some, torch.inf)).amax() for some in kinds.values()]  # NaN comes out
-        if not torch.stack([x.to(self.device, torch.float32) for x in largest]).isfinite().all():  # one synchronisation
-            named = ((f"{part}/{name}", p) for part, net in self.parts.items() for name, p in net.state_dict().items())
-            broken = next((name for name, p in named if not p.isfinite().all()), "a buffer")
-            raise InputError(f"weights of {self.name!r}: {broken} holds NaN or infinity; fetch the model again")
+        sound = torch.stack([x.to(self.device, torch.float32) for x in largest]).isfinite().all()
+
+        def end() -> None:
+            if not sound:  # one synchronisation
+                state = {part: net.state_dict().items() for part, net in self.parts.items()}
+                named = ((f"{part}/{name}", p) for part, tensors in state.items() for name, p in tensors)
+                broken = next((name for name, p in named if not p.isfinite().all()), "a buffer")
+                raise InputError(f"weights of {self.name!r}: {broken} holds NaN or infinity; fetch the model again")
+
+        return end
 
 
 def load(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,29 +103,52 @@ class Differentiable(Recorded):
 
 
 class Repeated:
-    """Work on tensors of the same shapes, see :meth:`dragonkit.graphs.Graphs.repeated`."""
+    """Work on tensors of the same shapes, see :meth:`dragonkit.graphs.Graphs.repeated`.
 
-    def __init__(self, work: Callable[[list[Tensor]], list[Tensor]], recorder: Recorder) -> None:
-        self.work, self.recorder = work, recorder
-        self.calls = 0
+    Args:
+        work: what is to be done.
+        recorder: what records.
+        kind: of the work.
+        done: kinds, and the shapes they were given, for which no kernel needs to be compiled any more.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[Tensor]], list[Tensor]],
+        recorder: Recorder,
+        kind: Hashable,
+        done: set[Hashable],
+    ) -> None:
+        self.work, self.recorder, self.kind, self.done = work, recorder, kind, done
         self.recorded: Recorded | None = None
+        self.refused = False
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
         """The work's results for inputs; they are the caller's to keep."""
-        self.calls += 1
-        named: Named = {k: x.detach() for k, x in enumerate(inputs)}
-        if self.calls == 2:
-            self.recorded = self._record({k: x.clone() for k, x in named.items()})
+        self.record(inputs)
         if self.recorded is None:
             return self.work(inputs)
-        return copies(self.recorded(named).values())
+        return copies(self.recorded(dict(enumerate(x.detach() for x in inputs))).values())
 
-    def _record(self, at: Named) -> Recorded | None:
+    def record(self, inputs: list[Tensor]) -> None:
+        """Record it for tensors of the shapes of these, unless that has been tried."""
+        if self.recorded is not None or self.refused:
+            return
+        at: Named = {k: x.detach().clone() for k, x in enumerate(inputs)}
+        kind = self.kind, tuple((x.shape, x.dtype, x.stride()) for x in inputs)
+
+        def work() -> list[Tensor]:
+            return self.work(list(at.values()))
+
         try:
-            results, replay = self.recorder.record(lambda: self.work(list(at.values())), FEATURES)
+            if kind not in self.done:
+                self.recorder.warm(work)
+                self.done.add(kind)
+            results, replay = self.recorder.record(work, FEATURES)
         except RuntimeError:  # of CUDA, which allows some things only while nothing is recorded
-            return None
-        return Recorded(at, dict(enumerate(results)), replay)
+            self.refused = True
+        else:
+            self.recorded = Recorded(at, dict(enumerate(results)), replay)
 
 
 class Tapped(torch.autograd.Function):

@@ -171,7 +171,7 @@ def test_work_that_cannot_be_recorded_is_done_every_time(replayed):
         def record(self, work, lane=0):
             raise RuntimeError("operation not permitted when stream is capturing")
 
-    double = Graphs(replayed, Refusing(replayed)).repeated(lambda xs: [2 * x for x in xs])
+    double = Graphs(replayed, Refusing(replayed)).repeated(lambda xs: [2 * x for x in xs], "double")
     for k in range(4):
         assert double([torch.full((2,), float(k))])[0].tolist() == [2.0 * k] * 2
 

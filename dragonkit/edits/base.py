@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -65,6 +65,36 @@ class Regions:
     edited: Tensor | None = None
     tokens: Mapping[int, Tensor] = field(default_factory=dict)
     ref_tokens: tuple[Mapping[int, Tensor], ...] = ()
+
+    def to(self, device: torch.device) -> Self:
+        """The same regions on a device; a GPU fetches them when it comes to it, and nobody waits for that."""
+        return replace(self, **{one.name: _there(getattr(self, one.name), device) for one in fields(self)})
+
+    @property
+    def shape(self) -> Hashable:
+        """What they have in common with regions from which the same operations follow: which there are, and how."""
+        return tuple((one.name, _shape(getattr(self, one.name))) for one in fields(self))
+
+
+def _there(x: Any, device: torch.device) -> Any:
+    if isinstance(x, Tensor):
+        away = device.type == "cuda" and x.device.type == "cpu"
+        return x.pin_memory().to(device, non_blocking=True) if away else x.to(device)
+    if isinstance(x, Regions):
+        return x.to(device)
+    if isinstance(x, Mapping):
+        return {name: _there(y, device) for name, y in x.items()}
+    return tuple(_there(y, device) for y in x) if isinstance(x, tuple) else x
+
+
+def _shape(x: Any) -> Hashable:
+    if isinstance(x, Tensor):
+        return x.dtype, x.ndim
+    if isinstance(x, Regions):
+        return x.shape
+    if isinstance(x, Mapping):
+        return tuple(x)
+    return tuple(map(_shape, x)) if isinstance(x, tuple) else None
 
 
 class Places(NamedTuple):
@@ -132,6 +162,11 @@ class Edit(ABC):
         return ()
 
     @property
+    def kinds(self) -> tuple[type[Edit], ...]:
+        """Its class, and those of the edits that it is made of."""
+        return type(self), *(kind for one in getattr(self, "edits", ()) for kind in one.kinds)
+
+    @property
     def recordable(self) -> bool:
         """Whether :meth:`terms` does at every step the same with other numbers, and asks nothing of them.
 
@@ -141,7 +176,7 @@ class Edit(ABC):
         return type(self).terms.__module__.startswith("dragonkit.edits.")
 
     def regions(self, frame: Frame) -> Regions:
-        """The edit's regions on an image's grids; the default has none. Called before any model runs.
+        """The edit's regions on an image's grids; the default has none. Called before any model runs, on the host.
 
         Raises:
             InputError: a mask does not fit the image, or the target is empty or off the image.

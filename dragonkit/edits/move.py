@@ -161,6 +161,4 @@ def transplanted(z: Tensor, source: Tensor, m: Regions) -> Tensor:
     """A latent (1, C, h, w) with ``source`` copied into its landing cells, uninterpolated: noise keeps its variance."""
     if m.landing is None or m.source is None:
         return z
-    result = z.clone()
-    result[0][:, m.landing] = nearest(source, m.source)
-    return result
+    return z.masked_scatter(m.landing, nearest(source, m.source))

@@ -46,7 +46,7 @@ def equality(
     path = inverted(model, image, prompt, schedule, keep)
     path, cond = replace(path, references=references(model, task, w, schedule, keep)), path.cond
     exact = replace(model, unet=copy.deepcopy(model.unet).float(), graphs=None)
-    m = task.regions(frame_of(model, path))
+    m = task.regions(frame_of(model, path)).to(model.device)
     mix, empty = mixing(task, m, w), path.unconditional(model, w.cfg)
 
     def passes(model: Model, i: int, slopes: list[Tensor]) -> dict[str, Tensor]:
