@@ -45,7 +45,8 @@ class Gradient:
             return
         layers, paths = self._slopes.layers, [self.path, *self.path.references]
         kept = [p.features[i] for p in paths if set(layers) <= p.features.get(i, {}).keys()]
-        if len(kept) == len(paths):
+        if len(kept) == len(paths) and self.model.graphs is not None:
+            self.model.graphs.prepare(layers, self.path.z_T, self.path.schedule.timesteps[i], self.path.cond)
             branches = [{layer: x.float() for layer, x in kept[0].items()}, *kept]
             with fused(self.model.device.type):
                 self._recorded.record([x[layer] for x in branches for layer in layers])

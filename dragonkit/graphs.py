@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dragonkit.fused import fused, one_pass
 from dragonkit.passes import Looking, Pass, Slopes, taking
-from dragonkit.recorded import Differentiable, Lane, Named, Recorded, Repeated, Tapped, copies
+from dragonkit.recorded import Clock, Differentiable, Lane, Named, Recorded, Repeated, Tapped, copies
 from dragonkit.recorder import CUDA, FEATURES, NOISE, Recorder
 from dragonkit.settings import settings
 from dragonkit.taps import Count, tap
@@ -58,6 +58,7 @@ class Graphs:
         self._compiled = False
         self._unfinished: Callable[[], None] | None = None
         self._done: set[Hashable] = set()
+        self._clock = Clock()
         self.look()
 
     def look(self) -> None:
@@ -127,17 +128,29 @@ class Graphs:
 
         return end
 
+    @torch.no_grad()
+    def prepare(self, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> None:
+        """Record what :meth:`tap` will replay for tensors of these shapes, if it is not.
+
+        To be done before an energy is recorded: both are of one lane, and what is recorded later may keep its results
+        where what was recorded earlier works. The features must outlive the energy.
+        """
+        self._tap(tuple(sorted(set(layers))), self._inputs(z, t, cond))
+
+    def _tap(self, layers: tuple[int, ...], inputs: Named) -> Differentiable:
+        return self._get(("tap", layers), inputs, lambda at: self._tapped(at, layers))
+
     def tap(self, layers: Iterable[int], z: Tensor, t: int, cond: Cond) -> Tap:
         """See :func:`dragonkit.taps.tap`: the features, and what pulls slopes of them back to z, several at once."""
         layers = tuple(sorted(set(layers)))
         inputs = self._inputs(z, t, cond)
         with torch.no_grad():
-            recorded = self._get(("tap", layers), inputs, lambda at: self._tapped(at, layers))
+            recorded = self._tap(layers, inputs)
             self._count()
             recorded(inputs)
         with torch.enable_grad():
             found = dict(zip(layers, Tapped.apply(z, recorded), strict=True))
-        return found, partial(recorded.pull, turn=recorded.turn)
+        return found, partial(recorded.pull, turn=recorded.clock.turn)
 
     def repeated(self, work: Callable[[list[Tensor]], list[Tensor]], kind: Hashable) -> Repeated:
         """Work on tensors of the same shapes again and again: recorded, then replayed.
@@ -181,7 +194,7 @@ class Graphs:
         with uncounted(unet):
             self.recorder.warm(work)
             results, replay = self.recorder.record(work, NOISE)
-        return Recorded(at, dict(zip(names, results, strict=True)), replay)
+        return Recorded(at, dict(zip(names, results, strict=True)), replay, Clock())
 
     def _tapped(self, at: Named, layers: tuple[int, ...]) -> Differentiable:
         unet, recorder = self.model.unet, self.recorder
@@ -209,7 +222,7 @@ class Graphs:
             recorder.warm(both)
             results, replay = recorder.record(forward, FEATURES)
         outputs = {("features", layer): x for layer, x in zip(layers, results, strict=True)}
-        return Differentiable(at, outputs, replay, widen=lane, recorder=recorder)
+        return Differentiable(at, outputs, replay, self._clock, widen=lane, recorder=recorder)
 
     def _count(self) -> None:
         """Tell who counts evaluations of one more."""

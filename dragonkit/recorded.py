@@ -34,6 +34,17 @@ def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 @dataclass(eq=False)
+class Clock:
+    """Tells passes that share a lane's memory from each other: of those only the last one's numbers are all there.
+
+    Args:
+        turn: how many there were.
+    """
+
+    turn: int = 0
+
+
+@dataclass(eq=False)
 class Recorded:
     """A recorded pass.
 
@@ -41,19 +52,19 @@ class Recorded:
         inputs: where it reads, by name.
         outputs: where it writes, by name.
         replay: does it again.
-        turn: how often it was.
+        clock: counts its replays, and those of whatever spoils what it left.
     """
 
     inputs: Named
     outputs: Named
     replay: Replay
-    turn: int = 0
+    clock: Clock
 
     def take(self, inputs: Named) -> None:
         """Copy what is given to where it reads."""
         given = [(self.inputs[name], x) for name, x in inputs.items() if x is not self.inputs[name]]
         copy([there for there, _ in given], [x for _, x in given])
-        self.turn += 1
+        self.clock.turn += 1
 
     def __call__(self, inputs: Named) -> Named:
         """Replay it on inputs; the results are overwritten by the next pass."""
@@ -86,9 +97,9 @@ class Differentiable(Recorded):
     lanes: list[Lane] = field(default_factory=list)
 
     def pull(self, energies: Sequence[Slopes], turn: int) -> list[Tensor]:
-        """∂L/∂z of each energy, from what the ``turn``-th replay left: see :meth:`dragonkit.passes.Watched.pull`."""
-        if turn != self.turn:
-            raise RuntimeError("this pass was replayed since: take all gradients of a pass before the next one")
+        """∂L/∂z of each energy, from what that ``turn`` left: see :meth:`dragonkit.passes.Watched.pull`."""
+        if turn != self.clock.turn:
+            raise RuntimeError("another pass came since: take all gradients of a pass before the next one")
         pulled = []
         for k in range(0, len(energies), WAYS):
             abreast = energies[k : k + WAYS]
@@ -148,7 +159,7 @@ class Repeated:
         except RuntimeError:  # of CUDA, which allows some things only while nothing is recorded
             self.refused = True
         else:
-            self.recorded = Recorded(at, dict(enumerate(results)), replay)
+            self.recorded = Recorded(at, dict(enumerate(results)), replay, Clock())
 
 
 class Tapped(torch.autograd.Function):
@@ -157,11 +168,11 @@ class Tapped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, recorded: Differentiable) -> tuple[Tensor, ...]:
         """What the last replay left, for ``z``, which it was given."""
-        ctx.recorded, ctx.turn, ctx.dtype = recorded, recorded.turn, z.dtype
+        ctx.recorded, ctx.turn, ctx.dtype = recorded, recorded.clock.turn, z.dtype
         return tuple(copies(recorded.outputs.values()))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """∂L/∂z; an error if the pass was replayed since."""
+        """∂L/∂z; an error if another pass came since."""
         (dz,) = ctx.recorded.pull([grads], ctx.turn)
         return dz.to(ctx.dtype), None

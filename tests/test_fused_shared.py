@@ -105,7 +105,7 @@ def test_weights_that_are_no_longer_together_are_each_layers_own(unets, change):
 
 
 def test_a_copy_has_its_own():
-    ours = fresh_model().unet
+    ours = fresh_model().unet.to(DEVICE)
     fuse(ours)
     other = copy.deepcopy(ours)
     words = [next(m.words for m in of_kind(unet, Attend) if m.is_cross_attention) for unet in (ours, other)]
@@ -114,7 +114,7 @@ def test_a_copy_has_its_own():
     assert {id(p) for p in other.parameters()} >= {id(w) for w in words[1].weights}
     other.double()
     with fused("cuda"), one_pass(), torch.no_grad():
-        found = other(*(x.to("cpu", torch.float64) if isinstance(x, torch.Tensor) else x for x in inputs(ours))).sample
+        found = other(*(x.double() if isinstance(x, torch.Tensor) else x for x in inputs(ours))).sample
     assert found.dtype == torch.float64 and found.isfinite().all()
 
 
