@@ -59,14 +59,25 @@ class Graphs:
         self._unfinished: Callable[[], None] | None = None
         self._done: set[Hashable] = set()
         self._clock = Clock()
-        self.look()
+        self._ahead = False
+        self._look()
 
     def look(self) -> None:
         """Look where the denoiser's weights and hooks are, and what its modules are set to.
 
+        The first time kernels are compiled, see :mod:`dragonkit.fused.ahead`.
+
         What was recorded with weights elsewhere or with other settings is forgotten. :func:`dragonkit.edit` looks each
         time; in between weights' new values and places are noticed, and new hooks, but no new modules or settings.
         """
+        if not self._ahead:
+            from dragonkit.fused.ahead import compile_ahead
+
+            compile_ahead(self.device, self.model.unet, self.model.vae)
+            self._ahead = True
+        self._look()
+
+    def _look(self) -> None:
         modules = list(self.model.unet.modules())
         self._weights = [p for module in modules for p in module._parameters.values() if p is not None]
         self._listening = [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]

@@ -1,0 +1,107 @@
+"""Kernels compiled ahead and side by side: each takes a fraction of a second, and a first edit wants fifty of them.
+
+Triton compiles a kernel where it is first called. So each function is called here, with next to nothing to do, for
+every kind of layer that a network has, in as many threads as there are processors: compiling leaves Python free. What
+is compiled is kept on the disk by Triton, and found there the next time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dragonkit.fused.blocks import Gate, Norm, Resnet
+from dragonkit.fused.switch import AVAILABLE
+from dragonkit.fused.transformer import Block
+
+Work = tuple[Hashable, Callable[[], Any]]
+"""What is compiled, to be compared, and what compiles it."""
+
+
+def compile_ahead(device: torch.device, denoiser: nn.Module, autoencoder: nn.Module) -> None:
+    """Compile what fused blocks and energies will call on a GPU; nothing where there is no Triton.
+
+    Args:
+        device: where the networks are.
+        denoiser: through which gradients go back.
+        autoencoder: through which none do.
+    """
+    if not AVAILABLE or device.type != "cuda":
+        return
+    works = dict(wanted(denoiser, autoencoder))
+
+    def call(work: Callable[[], Any]) -> None:
+        with torch.cuda.device(device), torch.no_grad():
+            work()
+
+    with ThreadPoolExecutor(min(len(works), os.cpu_count() or 1)) as threads:
+        list(threads.map(call, works.values()))
+    torch.cuda.synchronize(device)
+
+
+def wanted(denoiser: nn.Module, autoencoder: nn.Module) -> Iterator[Work]:
+    """All of it; where the networks are alike, the denoiser's is the last."""
+    yield from _energies(next(denoiser.parameters()).device)
+    yield from _blocks(autoencoder, back=False)
+    yield from _blocks(denoiser, back=True)
+
+
+def _blocks(network: nn.Module, *, back: bool) -> Iterator[Work]:
+    from dragonkit.fused.block_kernels import Added, Gated
+    from dragonkit.fused.layer_kernels import AddedNorm
+    from dragonkit.fused.norm_kernels import Normalised
+
+    first = next(network.parameters())
+    empty = partial(torch.zeros, device=first.device, dtype=first.dtype)
+
+    def cells(channels: int) -> Tensor:
+        return empty(1, channels, 8, 8).to(memory_format=torch.channels_last)
+
+    for module in network.modules():
+        if type(module) is Norm:
+            c, groups = module.num_channels, module.num_groups
+            given = cells(c), None, module.weight, module.bias, groups, module.eps, module.silu
+            yield (Normalised, first.dtype, c, groups), partial(_called, Normalised, *given, back=back)
+        elif type(module) is Resnet:
+            c = module.out_channels
+            given_too = cells(c), cells(c), module.conv2.bias
+            yield (Added, first.dtype, c % 16 == 0), partial(_called, Added, *given_too, back=False)
+        elif type(module) is Block and module.norm_type == "layer_norm":
+            for norm, adds in ((module.norm1, False), (module.norm3, True)):
+                rows = empty(8, norm.normalized_shape[0])
+                given_then = rows, rows if adds else None, norm.weight, norm.bias, norm.eps
+                kind = AddedNorm, first.dtype, rows.shape[1], adds
+                yield kind, partial(_called, AddedNorm, *given_then, back=back and adds)
+        elif type(module) is Gate:
+            width = module.proj.out_features
+            yield (Gated, first.dtype, width % 32 == 0), partial(_called, Gated, empty(8, width), back=back)
+
+
+def _energies(device: torch.device) -> Iterator[Work]:
+    from dragonkit.fused.cosine_kernels import Cosines
+    from dragonkit.fused.resize_kernels import Resized
+
+    maps = torch.zeros(1, 64, 8, 8, device=device).to(memory_format=torch.channels_last)
+    at, between = torch.zeros(8, dtype=torch.int64, device=device), torch.zeros(8, 2, device=device)
+    for k, places in enumerate(((at, at), (at, between), (between, between))):
+        yield (Cosines, k), partial(_called, Cosines, maps, maps, *places, back=True)
+    for dtype in (torch.float32, torch.float16):
+        x = maps.to(dtype)
+        yield (Resized, dtype), partial(_called, Resized, x, (16, 16), back=dtype == torch.float32)
+
+
+def _called(function: Any, *inputs: Any, back: bool) -> None:
+    """There and back without autograd, whose one thread for a GPU would do it one after the other."""
+    kept = SimpleNamespace()
+    kept.save_for_backward = lambda *tensors: setattr(kept, "saved_tensors", tensors)
+    y = function.forward(kept, *inputs)
+    slopes: Iterable[Tensor] = map(torch.zeros_like, y if isinstance(y, tuple) else (y,))
+    if back:
+        function.backward(kept, *slopes)
