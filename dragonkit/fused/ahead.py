@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -38,11 +39,14 @@ def compile_ahead(device: torch.device, denoiser: nn.Module, autoencoder: nn.Mod
     works = dict(wanted(denoiser, autoencoder))
 
     def call(work: Callable[[], Any]) -> None:
-        with torch.cuda.device(device), torch.no_grad():
+        # What fails here fails again where it is needed, and there it can be said to whom and why.
+        with suppress(Exception), torch.cuda.device(device), torch.no_grad():
             work()
 
+    first, *others = works.values()
+    call(first)  # alone: it also builds what Triton launches kernels with
     with ThreadPoolExecutor(min(len(works), os.cpu_count() or 1)) as threads:
-        list(threads.map(call, works.values()))
+        list(threads.map(call, others))
     torch.cuda.synchronize(device)
 
 
