@@ -15,7 +15,7 @@ from dragonkit.data import data_path
 from dragonkit.energy import similarity
 from dragonkit.errors import InputError
 
-MEASURED = ("speed-sd15-512.json", "speed-sd15-768.json")
+MEASURED = ("speed-sd15-512.json", "speed-sd15-768.json", "speed-sdxl-1024.json")
 """What ``python -m dragonkit bench speed`` wrote on a GPU, in ``data/bench``."""
 
 SYMPTOMS: dict[str, dict[str, Any]] = {
