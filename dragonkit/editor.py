@@ -218,14 +218,15 @@ def edit(
         again = generated is None or words == generated.prompt
         cond = path.cond if again else model.embed(words, model.size_of(path.z_T))
         keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
-        others = tuple(inverted(ref.image, ref.prompt, "reference") for ref in task.references)
-        path = replace(path, references=others)
+        path = replace(path, references=tuple(inverted(r.image, r.prompt, "reference") for r in task.references))
         run = edit_steps(model, path, task, cond, w, record=record)
         for step in bar("edit", len(list(visits(schedule, w))), progress)(run):
             kept.add(step)
             if on_step:
                 on_step(kept)
         path = replace(path, tokens={}, features={}, references=())  # room for the autoencoder
+        if model.graphs is not None:
+            model.graphs.tidy()
         result = decoded(step.z)
         if w.preserve and (places := task.places(frame)):
             through = decoded(path.latents[len(schedule)])

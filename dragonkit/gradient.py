@@ -37,16 +37,18 @@ class Gradient:
         self.model, self.path, self.w = model, path, w
         self._slopes = _Slopes(edit, m, w, [frame_of(model, branch).grid for branch in (path, path, *path.references)])
         kind = edit.kinds, m.shape, w
-        self._recorded = model.graphs.repeated(self._slopes, kind) if model.graphs and edit.recordable else None
+        graphs = model.graphs if edit.recordable else None
+        self._recorded = None if graphs is None else graphs.repeated(self._slopes, kind)
 
     def prepare(self, i: int) -> None:
         """Record what will be computed from step i on, if that is done at all: a GPU may still be at the inversion."""
-        if self._recorded is None or self.w.reference == "live":
+        graphs = self.model.graphs
+        if self._recorded is None or graphs is None or not graphs.usable() or self.w.reference == "live":
             return
         layers, paths = self._slopes.layers, [self.path, *self.path.references]
         kept = [p.features[i] for p in paths if set(layers) <= p.features.get(i, {}).keys()]
-        if len(kept) == len(paths) and self.model.graphs is not None:
-            self.model.graphs.prepare(layers, self.path.z_T, self.path.schedule.timesteps[i], self.path.cond)
+        if len(kept) == len(paths):
+            graphs.prepare(layers, self.path.z_T, self.path.schedule.timesteps[i], self.path.cond)
             branches = [{layer: x.float() for layer, x in kept[0].items()}, *kept]
             with fused(self.model.device.type):
                 self._recorded.record([x[layer] for x in branches for layer in layers])

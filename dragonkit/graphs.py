@@ -59,7 +59,7 @@ class Graphs:
         self._unfinished: Callable[[], None] | None = None
         self._done: set[Hashable] = set()
         self._clock = Clock()
-        self._ahead = False
+        self._ahead = self._grown = False
         self._look()
 
     def look(self) -> None:
@@ -98,6 +98,15 @@ class Graphs:
         return not self._compiled and all(
             isinstance(hook, Count) for hooks in self._listening if hooks for hook in hooks.values()
         )
+
+    def tidy(self) -> None:
+        """Give back what recording has left, if anything was recorded since the last time.
+
+        An inversion's tokens are kept in what is free after its passes were recorded, in pieces that serve no picture.
+        """
+        if self._grown:
+            self.recorder.tidy()
+        self._grown = False
 
     def clear(self) -> None:
         """Forget what was recorded."""
@@ -187,6 +196,7 @@ class Graphs:
         if key in self._recorded:
             self._recorded.move_to_end(key)
         else:
+            self._grown = True
             self._recorded[key] = make({name: x.clone() for name, x in inputs.items()})
             while len(self._recorded) > self.most:
                 self._recorded.popitem(last=False)

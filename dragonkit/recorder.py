@@ -34,6 +34,9 @@ class Recorder(Protocol):
     def record(self, work: Callable[[], list[Tensor]], lane: int = NOISE) -> tuple[list[Tensor], Replay]:
         """Record it; returns where its results are once it is replayed, and what replays it."""
 
+    def tidy(self) -> None:
+        """Give back memory that is not in use."""
+
     def beside(self, replays: Sequence[Replay]) -> None:
         """Replay ways back, recorded for lanes that follow each other, at once."""
 
@@ -81,6 +84,10 @@ class CUDA:
                 graph.capture_end()
                 _forget_workspaces()
         return results, partial(self._replay, graph)
+
+    def tidy(self) -> None:
+        """As :class:`Recorder` says: PyTorch keeps it for what it may be asked for."""
+        torch.cuda.empty_cache()
 
     def _replay(self, graph: torch.cuda.CUDAGraph) -> None:
         with torch.cuda.device(self.device):

@@ -16,7 +16,7 @@ from dragonkit.edits import Appearance, Drag, Move, Paste, Resize, Several
 from dragonkit.errors import InputError
 from dragonkit.graphs import Graphs, uncounted
 from dragonkit.guidance import PRESETS, Guidance
-from dragonkit.inversion import fixed_point_invert
+from dragonkit.inversion import ddim_invert, fixed_point_invert
 from dragonkit.loading.place import lay_out
 from dragonkit.models import load
 from dragonkit.passes import begin, evaluate, separate
@@ -40,7 +40,7 @@ class Again:
     """Does the work again at each replay, on the addresses of the first time, having spoilt all other results."""
 
     def __init__(self, model):
-        self.unet, self.results, self.recordings = model.unet, [], 0
+        self.unet, self.results, self.recordings, self.tidied = model.unet, [], 0, 0
 
     def warm(self, work):
         work()
@@ -56,6 +56,9 @@ class Again:
 
     def begin(self, replay):
         return replay  # as late as can be
+
+    def tidy(self):
+        self.tidied += 1
 
     def again(self, *pairs):
         with uncounted(self.unet):
@@ -318,6 +321,25 @@ def test_passes_are_recorded_again_after_all_were_forgotten(replayed):
     replayed.graphs.clear()
     _, again = both(replayed, MOVE, w)
     assert same(again.latent, plain.latent) and same(again.latent, recorded.latent) and len(replayed.graphs)
+
+
+@pytest.mark.parametrize("task", [MOVE, EDITS[-1]], ids=lambda task: type(task).__name__)
+def test_what_recording_left_is_given_back_once_when_the_branches_are_gone(task, monkeypatch):
+    model, paths, kept = fresh_model(), [], []
+    model.graphs = Graphs(model, Again(model))
+
+    def invert(*args, **kwargs):
+        paths.append(ddim_invert(*args, **kwargs))
+        kept.extend(weakref.ref(x) for tokens in paths[-1].tokens.values() for x in tokens.values())
+        return paths.pop()
+
+    monkeypatch.setattr(model.graphs.recorder, "tidy", lambda: tidied.append(sum(ref() is not None for ref in kept)))
+    tidied = []
+    for _ in range(2):
+        w = Guidance.preset("iclr", task.kind).replace(steps=3)
+        edit(model, picture(64, 96), task, guidance=w, invert=invert, progress=False)
+    # Attention that mixes is each edit's own, so its passes are recorded again.
+    assert kept and tidied == ([0] if w.attention_mode == "replace" else [0, 0])
 
 
 def test_no_garbage_is_collected_while_something_is_recorded():

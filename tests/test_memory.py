@@ -149,7 +149,10 @@ class Recording:
     def look(self) -> None:
         pass
 
-    def repeated(self, work: Callable[..., Any]) -> Callable[..., Any]:
+    def tidy(self) -> None:
+        pass
+
+    def repeated(self, work: Callable[..., Any], kind: Any) -> Callable[..., Any]:
         return work
 
 

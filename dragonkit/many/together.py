@@ -139,11 +139,11 @@ def edit_together(
             path = stacked([_counting(count, alone, k, inverted_alone, wish) for k, wish in enumerate(wishes)], store)
         cond = embedded([wish.prompt for wish in wishes], path.z_T)
         keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
-        references = [
+        references = (
             _counting(count, alone, k, inverted, [ref.image], [ref.prompt], keep)
             for k, wish in enumerate(wishes)
             for ref in wish.edit.references
-        ]
+        )
         path = replace(path, references=tuple(references))
         run = edit_steps(model, path, task, cond, w)
         for step in bar("edit", len(list(visits(schedule, w))), progress)(run):
@@ -151,6 +151,8 @@ def edit_together(
             for kept, part in zip(traces, parts, strict=True):
                 kept.add(part)
         path = replace(path, tokens={}, features={}, references=())  # room for the autoencoder
+        if model.graphs is not None:
+            model.graphs.tidy()
         images = [decoded(z) for z in step.z.split(1)]
         for k, (wish, places) in enumerate((wish, wish.edit.places(frame)) for wish in wishes):
             if w.preserve and places:
