@@ -36,9 +36,8 @@ class Gradient:
     def __init__(self, model: Model, path: Path, edit: Edit, m: Regions, w: Guidance) -> None:
         self.model, self.path, self.w = model, path, w
         self._slopes = _Slopes(edit, m, w, [frame_of(model, branch).grid for branch in (path, path, *path.references)])
-        kind = edit.kinds, m.shape, w
         graphs = model.graphs if edit.recordable else None
-        self._recorded = None if graphs is None else graphs.repeated(self._slopes, kind)
+        self._recorded = None if graphs is None else graphs.repeated(self._slopes, (edit.kinds, m.shape, w))
 
     def prepare(self, i: int) -> None:
         """Record what will be computed from step i on, if that is done at all: a GPU may still be at the inversion."""

@@ -308,3 +308,23 @@ def test_edits_say_what_may_change_at_all():
     assert Several([Move(OBJECT, by=(8, 0)), Drag([(40, 32, 80, 32)], mask)]).places(FRAME).within is None
     both = Several([Appearance(OBJECT, REF, REF_MASK), Drag([(40, 32, 80, 32)], mask)]).places(FRAME)
     assert torch.equal(both.within, mask | OBJECT)
+
+
+def test_regions_are_found_on_the_host_and_moved_whole():
+    frame, mask = Frame(64, 96), box(64, 96, 8, 8, 32, 40)
+    move, paste = Move(mask, by=(24, 16)), Paste(picture(64, 64, 3), box(64, 64, 20, 20, 50, 50), at=(50, 30))
+    m = Several([move, paste]).regions(frame)
+    moved = m.to(torch.device("meta"))
+
+    def tensors(x):
+        if isinstance(x, torch.Tensor):
+            return [x]
+        inner = vars(x).values() if isinstance(x, Regions) else x.values() if isinstance(x, dict) else x
+        return [y for part in inner if part is not None and not isinstance(part, int) for y in tensors(part)]
+
+    before, after = tensors(m), tensors(moved)
+    assert type(moved) is type(m) and len(before) == len(after) > 10
+    assert all(x.device.type == "cpu" for x in before) and all(x.device.type == "meta" for x in after)
+    assert m.shape == moved.shape == Several([move, paste]).regions(frame).shape
+    assert m.shape != Several([move]).regions(frame).shape
+    assert Several([move, paste]).kinds == (Several, Move, Paste) and move.kinds == (Move,)

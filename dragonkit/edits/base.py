@@ -68,7 +68,7 @@ class Regions:
 
     def to(self, device: torch.device) -> Self:
         """The same regions on a device; a GPU fetches them when it comes to it, and nobody waits for that."""
-        return replace(self, **{one.name: _there(getattr(self, one.name), device) for one in fields(self)})
+        return replace(self, **{one.name: _there(getattr(self, one.name), device) for one in fields(self) if one.init})
 
     @property
     def shape(self) -> Hashable:
@@ -164,7 +164,8 @@ class Edit(ABC):
     @property
     def kinds(self) -> tuple[type[Edit], ...]:
         """Its class, and those of the edits that it is made of."""
-        return type(self), *(kind for one in getattr(self, "edits", ()) for kind in one.kinds)
+        parts = [one for one in getattr(self, "edits", ()) if isinstance(one, Edit)]
+        return type(self), *(kind for one in parts for kind in one.kinds)
 
     @property
     def recordable(self) -> bool:
