@@ -17,7 +17,7 @@ from dragonkit.errors import InputError
 from dragonkit.graphs import Graphs
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import fixed_point_invert
-from dragonkit.models import load
+from dragonkit.models import CARDS, load
 from tests.families import FAMILIES, family_model, family_parts, family_pipeline
 from tests.test_graphs import Again
 from tests.tiny import box, hooks, picture
@@ -85,6 +85,20 @@ def test_the_outputs_are_those_of_diffusers(pipes):
     assert from_pil.shape == pt.shape
 
 
+def test_batches_of_one_are_taken_as_other_pipelines_give_them(pipes):
+    def run(image, prompt="a ball", generator=None):
+        w = Guidance.preset("diffeditor").replace(steps=4)
+        return pipes["sd15"](image, MOVE, prompt, guidance=w, generator=generator, output_type="pt").images
+
+    generator = torch.Generator().manual_seed(3)
+    assert torch.equal(run(IMAGE[None], ["a ball"], [generator]), run(IMAGE, "a ball", generator))
+    pil = pipes["sd15"](IMAGE, MOVE, num_inference_steps=1).images
+    assert torch.equal(run(pil), run(pil[0])) and torch.equal(run(np.asarray(pil[0])[None]), run(pil[0]))
+    for batch in (dict(image=pil * 2), dict(image=IMAGE, generator=[generator] * 2)):
+        with pytest.raises(InputError, match=f"{list(batch)[-1]} is a list: give a"):
+            run(**batch)
+
+
 def test_it_is_loaded_saved_and_shared_as_any_pipeline(tmp_path, pipes):
     family_pipeline("sdxl").save_pretrained(tmp_path / "xl")
     pipe = DragonDiffusionPipeline.from_pretrained(tmp_path / "xl", torch_dtype=torch.float32)
@@ -114,6 +128,21 @@ def test_one_encoder_is_enough_to_save_and_to_load(tmp_path, pipes):
     assert again.text_encoder_2 is None and again.model.schedule_config["prediction_type"] == "v_prediction"
     back = StableDiffusionPipeline.from_pipe(again, safety_checker=None, feature_extractor=None)
     assert back.unet is again.unet
+
+
+def test_the_cards_names_are_known(monkeypatch):
+    pipe = DragonDiffusionPipeline.from_pretrained("mini")
+    assert pipe.model.default_guidance == "mini" and pipe.model.size == (256, 256)
+    looked = []
+
+    def there(repo, **where):
+        looked.append((repo, where))
+        raise InputError("seen")
+
+    monkeypatch.setattr("dragonkit.pipeline.look", there)
+    with pytest.raises(InputError, match="seen"):
+        DragonDiffusionPipeline.from_pretrained("sdxl", revision="main", variant="fp16")
+    assert looked == [(CARDS["sdxl"].source, {"revision": "main"})]
 
 
 def test_a_loaded_model_becomes_a_pipeline_with_its_own_preset():
@@ -292,7 +321,8 @@ def test_other_pipelines_and_removed_parts_end_in_one_line(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "transformer": ["diffusers", "Flux"]}')
     for name, message in (
         (tmp_path, "is a FluxPipeline with a transformer"),
-        ("/no/where", "cannot be loaded"),
+        ("/no/where", "no pipeline '/no/where': give one of mini, sd15, sd21, sd21-base, sdxl, a diffusers folder or"),
+        ("sd15-random", "from anything else that dragonkit.load takes, from_model makes one"),
         (3, "is 3"),
     ):
         with pytest.raises(InputError, match=message) as error:
@@ -300,8 +330,12 @@ def test_other_pipelines_and_removed_parts_end_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
     family_pipeline("sd15").save_pretrained(tmp_path / "half", variant="fp16")
     pipe = DragonDiffusionPipeline.from_pretrained(tmp_path / "half")
+    with pytest.raises(InputError, match="the pipeline has no unet: give it one"):
+        DragonDiffusionPipeline.from_pretrained(tmp_path / "half", unet=None)
+    unet = family_parts("sd15")["unet"]
+    assert DragonDiffusionPipeline.from_pretrained(tmp_path / "half", unet=unet).unet is unet
     pipe.vae = None
-    with pytest.raises(InputError, match="the pipeline has no vae: set pipe.vae"):
+    with pytest.raises(InputError, match="the pipeline has no vae: give it one"):
         pipe(IMAGE, MOVE)
 
 
