@@ -145,6 +145,12 @@ def spoiled(job: Job, edit: Edit) -> Job:
     return Job(job.name, job.image, edit, job.prompt, job.guidance)
 
 
+def test_it_works_where_nothing_is_to_be_differentiated() -> None:
+    expected = [outcome.image for outcome in edit_many(tiny_model(), jobs(2), batch=2)]
+    with torch.inference_mode():
+        assert [outcome.image for outcome in edit_many(tiny_model(), jobs(2), batch=2)] == expected
+
+
 def test_outcomes_stream_and_a_bad_job_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes, together = fresh_model(), list[int](), edit_together
 
