@@ -36,7 +36,7 @@ from dragonkit.loading.cards import CARDS, Card
 from dragonkit.loading.folder import HUB_ID, explained, place_of, schedule_of, vae_dtype
 from dragonkit.loading.hub import look
 from dragonkit.loading.lora_pipeline import LoraLoader
-from dragonkit.loading.place import lay_out
+from dragonkit.loading.place import device_of, lay_out
 from dragonkit.loading.suits import check_pair, check_suits, check_unet, check_vae
 from dragonkit.loading.weights import check_weights
 from dragonkit.memory import Memory
@@ -101,6 +101,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, guidance=guidance)
         self._model: Model | None = None
         self._record = True
+        self._memory: Memory = "full"
         self._interrupt = False
         self._num_timesteps = 0
         self._guidance_scale = 1.0
@@ -196,6 +197,24 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         if self._model is not None:
             self._model.graphs = None
 
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
+        """Take less of a GPU's memory from now on: every call has ``memory="low"`` unless it says otherwise.
+
+        The denoiser stays on the device, and the other networks come while they compute, as with the hooks that
+        diffusers would set; through those an edit could not see where its model is.
+
+        Args:
+            gpu_id: which GPU.
+            device: which device, if not told so; default the GPU if there is one.
+
+        Raises:
+            InputError: it is not there.
+        """
+        place = device_of(device if gpu_id is None else f"cuda:{gpu_id}")
+        self.remove_all_hooks()
+        self.to(place)
+        self._memory = "low"
+
     @property
     def interrupt(self) -> bool:
         """Whether a callback has asked for the end of the run, by setting ``pipe._interrupt``."""
@@ -211,6 +230,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         """Classifier-free guidance scale of the last run."""
         return self._guidance_scale
 
+    @torch.inference_mode(False)  # under which nothing could be differentiated
     @torch.no_grad()
     def __call__(
         self,
@@ -223,7 +243,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         guidance: str | Guidance | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         invert: Inverter = ddim_invert,
-        memory: Memory = "full",
+        memory: Memory | None = None,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         output_type: str = "pil",
@@ -242,7 +262,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
             generator: its initial seed is the seed of the run's noise, where there is any (regional SDE). Nothing is
                 drawn from it.
             invert: how the image is inverted.
-            memory: "low" takes less of a GPU's memory.
+            memory: "low" takes less of a GPU's memory; default "full", or what :meth:`enable_model_cpu_offload` set.
             callback_on_step_end: called after each step of the edit, the inversion's not among them, with the pipeline,
                 the step's index, its timestep and a dict of what is asked for below. In the dict that it returns,
                 latents of its own replace the run's. It ends the run by setting ``pipe._interrupt = True``: the image
@@ -265,7 +285,8 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         if generator is not None and not isinstance(generator, torch.Generator):
             raise InputError(f"generator is a {type(generator).__name__}: give a torch.Generator, or None")
         if any(hasattr(part, "_hf_hook") for part in self.components.values()):
-            raise InputError("the pipeline's parts are offloaded by hooks: remove them, and give memory='low' instead")
+            remedy = "call pipe.remove_all_hooks() and pipe.enable_model_cpu_offload()"
+            raise InputError(f"the pipeline's parts are offloaded by hooks: {remedy}")
         model = self.model
         w = self._numbers(model, edit, guidance, num_inference_steps, guidance_scale, generator)
         self._interrupt, self._num_timesteps, self._guidance_scale = False, w.steps, w.cfg
@@ -284,6 +305,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
 
             return loop
 
+        memory = self._memory if memory is None else memory
         result = _edit(model, image, edit, words, guidance=w, invert=invert, progress=shown, memory=memory)
         if output_type == "latent":
             images: Any = result.latent

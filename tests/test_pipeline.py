@@ -167,6 +167,13 @@ def test_components_that_are_of_no_use_are_refused_when_the_pipeline_is_made():
         DragonDiffusionPipeline(**parts)
 
 
+def test_it_works_where_nothing_is_to_be_differentiated(pipes):
+    expected = pipes["sd15"](IMAGE, MOVE, num_inference_steps=2, output_type="pt").images
+    with torch.inference_mode():
+        found = pipes["sd15"](IMAGE * 1, MOVE, num_inference_steps=2, output_type="pt").images
+    assert torch.equal(found, expected)
+
+
 def test_the_callback_sees_every_step_and_may_change_the_latents(pipes):
     seen = []
 
@@ -371,13 +378,30 @@ def test_what_cannot_be_used_is_refused_in_one_line(pipes, wrong, message):
     assert "\n" not in str(error.value)
 
 
-def test_offloaded_parts_are_refused_with_the_remedy():
+def test_offloaded_parts_are_refused_with_a_remedy_that_serves(monkeypatch):
     from accelerate import cpu_offload
 
-    pipe = pipeline("sd15")
+    said = []
+
+    def noted(*args, memory, **options):
+        said.append(memory)
+        return dk.edit(*args, memory=memory, **options)
+
+    monkeypatch.setattr("dragonkit.pipeline._edit", noted)
+    pipe, options = pipeline("sd15"), dict(num_inference_steps=2, output_type="pt")
+    image, edit = picture(64, 64), Move(box(64, 64, 8, 8, 40, 40), by=(16, 8))
+    expected = pipe(image, edit, **options).images
     cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
-    with pytest.raises(InputError, match="offloaded by hooks: remove them, and give memory='low' instead"):
+    remedy = r"offloaded by hooks: call pipe.remove_all_hooks\(\) and pipe.enable_model_cpu_offload\(\)"
+    with pytest.raises(InputError, match=remedy):
         pipe(IMAGE, MOVE)
+    with pytest.raises(InputError, match="device is 'tpu', which is not there"):
+        pipe.enable_model_cpu_offload(device="tpu")
+    pipe.remove_all_hooks()
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert torch.equal(pipe(image, edit, **options).images, expected)
+    pipe(image, edit, memory="full", **options)
+    assert said == ["full", "low", "full"]
 
 
 def test_pickles_are_not_read(tmp_path):
