@@ -44,7 +44,7 @@ def economy(model: Model, memory: Memory) -> Iterator[Store]:
     With "low", the guidance branch's tokens and features wait in pinned host memory, each step's fetched while the
     step before is computed; text encoder and autoencoder leave the GPU while the denoiser computes; passes are not
     recorded as CUDA graphs, which hold memory between them, and so take the time that launching them takes; and the
-    autoencoder works in tiles where an image is larger than it was trained for, which changes pixels near the seams a
+    autoencoder works in tiles where an image is larger than those of training, which changes pixels near the seams a
     little. All else is the same bit for bit, and on a CPU, where nothing is moved, so is everything up to that size.
 
     Args:
@@ -61,7 +61,7 @@ def economy(model: Model, memory: Memory) -> Iterator[Store]:
     if memory == "full":
         yield dict
         return
-    with unrecorded(model), tiled(model.vae), offloaded(model):
+    with unrecorded(model), tiled(model), offloaded(model):
         yield functools.partial(HostStore, device=model.device)
 
 
@@ -156,17 +156,24 @@ def unrecorded(model: Model) -> Iterator[None]:
 
 
 @contextmanager
-def tiled(vae: Any) -> Iterator[None]:
-    """Let an autoencoder work image by image and in tiles, while the block lasts."""
-    before = getattr(vae, "use_tiling", False), getattr(vae, "use_slicing", False)
+def tiled(model: Model) -> Iterator[None]:
+    """Let an autoencoder work image by image and in tiles, while the block lasts.
+
+    A tile is as large as the denoiser's training pictures, or the autoencoder's where those were larger: the latter are
+    often untold, and then 32 pixels in diffusers, of which no picture can be put together.
+    """
+    vae = model.vae
+    names = ("use_tiling", "use_slicing", "tile_sample_min_size", "tile_latent_min_size")
+    before = {name: getattr(vae, name) for name in names}
+    side = max(*model.size, vae.tile_sample_min_size)
+    vae.tile_sample_min_size, vae.tile_latent_min_size = side, side // model.factor
     vae.enable_tiling()
     vae.enable_slicing()
     try:
         yield
     finally:
-        for was, undo in zip(before, (vae.disable_tiling, vae.disable_slicing), strict=True):
-            if not was:
-                undo()
+        for name, value in before.items():
+            setattr(vae, name, value)
 
 
 @contextmanager

@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from dragonkit.callbacks import TOLD, Callback, asked_by, call_back
+from dragonkit.data import data_path
 from dragonkit.editor import Step, edit
 from dragonkit.edits.base import Edit
 from dragonkit.edits.several import Several
@@ -30,15 +33,17 @@ from dragonkit.graphs import recording
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Inverter, ddim_invert
 from dragonkit.loading.cards import CARDS, Card
-from dragonkit.loading.folder import explained, place_of, schedule_of, vae_dtype
+from dragonkit.loading.folder import HUB_ID, explained, place_of, schedule_of, vae_dtype
+from dragonkit.loading.hub import look
 from dragonkit.loading.lora_pipeline import LoraLoader
-from dragonkit.loading.place import lay_out
+from dragonkit.loading.place import device_of, lay_out
 from dragonkit.loading.suits import check_pair, check_suits, check_unet, check_vae
 from dragonkit.loading.weights import check_weights
 from dragonkit.memory import Memory
 from dragonkit.models import Model
 
 OUTPUTS = ("pil", "np", "pt", "latent")
+_WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
 class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoader):
@@ -78,6 +83,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         guidance: str | None = None,
     ) -> None:
         super().__init__()
+        _check_there(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         check_unet(unet.config)
         check_vae(vae.config)
         check_pair(unet, {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2})
@@ -95,6 +101,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, guidance=guidance)
         self._model: Model | None = None
         self._record = True
+        self._memory: Memory = "full"
         self._interrupt = False
         self._num_timesteps = 0
         self._guidance_scale = 1.0
@@ -104,20 +111,32 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         """A pipeline from a folder or the hub, as every diffusers pipeline is loaded, but never from pickles.
 
         Args:
-            name: a diffusers folder or a hub id.
+            name: a name in ``dragonkit.CARDS``, a diffusers folder or a hub id.
             options: of :meth:`diffusers.DiffusionPipeline.from_pretrained`. Of a folder that holds one variant of the
                 weights, such as "fp16", that one is taken.
 
         Raises:
             InputError: there is no such model, it is not whole, or not one that an edit can use.
         """
-        place = place_of(name, "model name")
+        known = [card for card in CARDS if not card.endswith("-random")]
+        if name in known:
+            options = {"guidance": CARDS[str(name)].guidance, **options}
+        source = data_path("mini") if name == "mini" else CARDS[str(name)].source if name in known else name
+        place = place_of(source, "model name", known)
         if place.is_dir():
             check_suits(place)
-            if "variant" not in options and "unet" not in options:
-                options["variant"] = check_weights(place, "unet") or None
-        with explained(str(name), CARDS):
-            return super().from_pretrained(name, **{"use_safetensors": True, **options})
+            own = [part for part in ("unet", "vae", "text_encoder") if part not in options]
+            if own and "variant" not in options:
+                options["variant"] = check_weights(place, own[0]) or None
+        elif HUB_ID.fullmatch(str(source)) and not place.exists():
+            look(str(source), **{option: options[option] for option in _WHERE if option in options})
+        else:
+            raise InputError(
+                f"no pipeline {str(name)!r}: give one of {', '.join(known)}, a diffusers folder or a hub id; "
+                "from anything else that dragonkit.load takes, from_model makes one"
+            )
+        with explained(str(name), known):
+            return super().from_pretrained(source, **{"use_safetensors": True, **options})
 
     @classmethod
     def from_model(cls, model: Model) -> "DragonDiffusionPipeline":
@@ -142,9 +161,8 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         Raises:
             InputError: a component has been removed.
         """
-        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-            if getattr(self, part) is None:
-                raise InputError(f"the pipeline has no {part}: set pipe.{part}")
+        needed = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+        _check_there(**{part: getattr(self, part) for part in needed})
         two = self.text_encoder_2 is not None
         width = vae_dtype(self.vae.config, self.vae.dtype, two)
         if width != self.vae.dtype:
@@ -179,6 +197,24 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         if self._model is not None:
             self._model.graphs = None
 
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
+        """Take less of a GPU's memory from now on: every call has ``memory="low"`` unless it says otherwise.
+
+        The denoiser stays on the device, and the other networks come while they compute, as with the hooks that
+        diffusers would set; through those an edit could not see where its model is.
+
+        Args:
+            gpu_id: which GPU.
+            device: which device, if not told so; default the GPU if there is one.
+
+        Raises:
+            InputError: it is not there.
+        """
+        place = device_of(device if gpu_id is None else f"cuda:{gpu_id}")
+        self.remove_all_hooks()
+        self.to(place)
+        self._memory = "low"
+
     @property
     def interrupt(self) -> bool:
         """Whether a callback has asked for the end of the run, by setting ``pipe._interrupt``."""
@@ -194,19 +230,20 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         """Classifier-free guidance scale of the last run."""
         return self._guidance_scale
 
+    @torch.inference_mode(False)  # under which nothing could be differentiated
     @torch.no_grad()
     def __call__(
         self,
         image: Any,
         edit: Edit | Sequence[Edit],
-        prompt: str = "",
+        prompt: str | Sequence[str] = "",
         *,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance: str | Guidance | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         invert: Inverter = ddim_invert,
-        memory: Memory = "full",
+        memory: Memory | None = None,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         output_type: str = "pil",
@@ -215,7 +252,8 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         """Edit an image; see :func:`dragonkit.edit`.
 
         Args:
-            image: a PIL image of mode RGB, a uint8 array (H, W, 3), or a float tensor (3, H, W) in [0, 1].
+            image: a PIL image of mode RGB, a uint8 array (H, W, 3), or a float tensor (3, H, W) in [0, 1]. It may be
+                a batch of one, as may the prompt and the generator.
             edit: what to do, for instance ``Move(mask, by=(40, 0))``, or several edits to do at once.
             prompt: what the image shows.
             num_inference_steps: DDIM steps; default the preset's, mostly 50.
@@ -224,7 +262,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
             generator: its initial seed is the seed of the run's noise, where there is any (regional SDE). Nothing is
                 drawn from it.
             invert: how the image is inverted.
-            memory: "low" takes less of a GPU's memory.
+            memory: "low" takes less of a GPU's memory; default "full", or what :meth:`enable_model_cpu_offload` set.
             callback_on_step_end: called after each step of the edit, the inversion's not among them, with the pipeline,
                 the step's index, its timestep and a dict of what is asked for below. In the dict that it returns,
                 latents of its own replace the run's. It ends the run by setting ``pipe._interrupt = True``: the image
@@ -240,13 +278,15 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
             InputError: anything given cannot be used.
             NonFiniteError: an energy, a gradient, a latent or the image is not finite.
         """
+        image, words, generator = _single(image), _single(prompt), _single(generator)
         asked = asked_by(callback_on_step_end, callback_on_step_end_tensor_inputs)
         if output_type not in OUTPUTS:
             raise InputError(f"output_type is {output_type!r}: choose from {', '.join(map(repr, OUTPUTS))}")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise InputError(f"generator is a {type(generator).__name__}: give a torch.Generator, or None")
         if any(hasattr(part, "_hf_hook") for part in self.components.values()):
-            raise InputError("the pipeline's parts are offloaded by hooks: remove them, and give memory='low' instead")
+            remedy = "call pipe.remove_all_hooks() and pipe.enable_model_cpu_offload()"
+            raise InputError(f"the pipeline's parts are offloaded by hooks: {remedy}")
         model = self.model
         w = self._numbers(model, edit, guidance, num_inference_steps, guidance_scale, generator)
         self._interrupt, self._num_timesteps, self._guidance_scale = False, w.steps, w.cfg
@@ -265,7 +305,8 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
 
             return loop
 
-        result = _edit(model, image, edit, prompt, guidance=w, invert=invert, progress=shown, memory=memory)
+        memory = self._memory if memory is None else memory
+        result = _edit(model, image, edit, words, guidance=w, invert=invert, progress=shown, memory=memory)
         if output_type == "latent":
             images: Any = result.latent
         elif output_type == "pt":
@@ -288,6 +329,18 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
         if generator is not None:
             changes["seed"] = generator.initial_seed() % 2**63
         return given.replace(**{name: value for name, value in changes.items() if value is not None})
+
+
+def _single(given: Any) -> Any:
+    """What is given, or what it holds if it is a batch of one, as other pipelines take and give."""
+    batch = isinstance(given, (list, tuple)) or (isinstance(given, (Tensor, np.ndarray)) and given.ndim == 4)
+    return given[0] if batch and len(given) == 1 else given
+
+
+def _check_there(**parts: Any) -> None:
+    for part, given in parts.items():
+        if given is None:
+            raise InputError(f"the pipeline has no {part}: give it one")
 
 
 def _alike(a: Model, b: Model) -> bool:

@@ -203,6 +203,10 @@ WRONG = {
     "vae": (one("decoder.conv_in.weight", 4, 4, 3, 3), "is a bare autoencoder: .* vae="),
     "unet": (one("down_blocks.0.resnets.0.conv1.weight", 4, 4, 3, 3), "one network of the diffusers layout"),
     "controlnet": (one("control_model.input_blocks.0.0.weight", 4, 4, 3, 3), "is a ControlNet"),
+    "diffusers' controlnet": (
+        one("down_blocks.0.resnets.0.conv1.weight", 4, 4, 3, 3) | one("controlnet_mid_block.weight", 4, 4, 1, 1),
+        "is a ControlNet",
+    ),
     "nothing": (one("weight", 4), "is no Stable Diffusion"),
 }
 

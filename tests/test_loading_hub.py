@@ -94,6 +94,16 @@ def served(tmp_path_factory):
     thread.join()
 
 
+PIPELINES = {
+    "owner/none": "'owner/none' is not on the hub, or is private",
+    "owner/flux": "'owner/flux' is a FluxPipeline with a transformer",
+    "owner/inpainting": "takes 9 channels and gives 4, an inpainting model",
+    "owner/single": "'owner/single' on the hub has no model_index.json: name a model in the diffusers layout",
+    "gated/closed": "'gated/closed' is gated: accept its licence",
+    "owner/xl": "",  # in the cache by then
+}
+"""What diffusers' way to load a pipeline is asked for, and what is said."""
+
 CODE = """
 import sys, json, urllib.request, dragonkit as dk
 from dragonkit.errors import InputError
@@ -102,7 +112,11 @@ for name in sys.argv[2:]:
         urllib.request.urlopen(sys.argv[1] + "/owner/half/resolve/main/model_index.json?MARK").read()
         continue
     try:
-        m = dk.load(name, device="cpu")
+        if name.startswith("pipeline "):
+            cached = {"local_files_only": True} if name.endswith("/xl") else {}
+            m = dk.DragonDiffusionPipeline.from_pretrained(name.removeprefix("pipeline "), **cached).model
+        else:
+            m = dk.load(name, device="cpu")
         print(json.dumps([name, sorted(m.parts), m.unet.conv_in.weight.double().sum().item()]))
     except InputError as error:
         print(json.dumps([name, str(error)]))
@@ -115,7 +129,7 @@ def answers(served, tmp_path_factory):
     _, endpoint, asked = served
     names = [
         "owner/xl", "owner/half", "owner/pickles", "owner/flux", "owner/inpainting", "owner/single", "owner/none",
-        "gated/closed", "gated/listed", "MARK", "owner/xl", "owner/half",
+        "gated/closed", "gated/listed", *(f"pipeline {name}" for name in PIPELINES), "MARK", "owner/xl", "owner/half",
     ]  # fmt: skip
     env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {
         "HF_HOME": str(tmp_path_factory.mktemp("cache")), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1",
@@ -127,7 +141,7 @@ def answers(served, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     mark = next(k for k, line in enumerate(asked) if "MARK" in line)
-    first, again = lines[:9], lines[9:]
+    first, again = lines[:-2], lines[-2:]
     return {name: rest for name, *rest in first}, asked[:mark], {name: rest for name, *rest in again}, asked[mark + 1 :]
 
 
@@ -150,7 +164,7 @@ def test_what_is_in_the_cache_asks_the_network_nothing(answers):
     ("name", "message"),
     [
         ("owner/pickles", "'owner/pickles' on the hub has only pickles such as unet/"),
-        ("owner/flux", "is a FluxPipeline with a transformer: give a text-to-image model of Stable Diffusion"),
+        ("owner/flux", "'owner/flux' is a FluxPipeline with a transformer: give a text-to-image model"),
         ("owner/inpainting", "takes 9 channels and gives 4, an inpainting model"),
         ("owner/single", "has no model_index.json: download model.safetensors and give its path"),
         ("owner/none", "'owner/none' is not on the hub, or is private: check the spelling, or log in"),
@@ -163,6 +177,16 @@ def test_what_the_hub_cannot_give_is_one_clear_line(answers, name, message):
     assert message in said and "\n" not in said
     weights = [line for line in answers[1] if f"/{name}/" in line and line.endswith((".bin", ".safetensors"))]
     assert weights == []  # refused before a weight was downloaded
+
+
+@pytest.mark.parametrize(("name", "message"), PIPELINES.items())
+def test_a_pipeline_on_the_hub_is_looked_at_before_its_weights_are_downloaded(answers, name, message):
+    first = answers[0]
+    said = first[f"pipeline {name}"]
+    if not message:
+        assert said == first[name]
+        return
+    assert len(said) == 1 and message in said[0] and "\n" not in said[0]
 
 
 @pytest.mark.parametrize("offline", [True, False])

@@ -92,6 +92,23 @@ def test_the_scale_is_the_strength(tmp_path):
     torch.testing.assert_close(model.unet.get_submodule(name).weight, before + 1.5 * change)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_it_may_be_stored_in_other_numbers_than_the_model_has(tmp_path, dtype):
+    file, _ = made("sd15", tmp_path, text=False)
+    stored = {key: tensor.to(dtype) for key, tensor in load_file(file).items()}
+    save_file(stored, tmp_path / "stored.safetensors")
+    save_file({key: tensor.float() for key, tensor in stored.items()}, tmp_path / "wide.safetensors")
+    models = fresh("sd15"), fresh("sd15")
+    for model, name in zip(models, ("stored", "wide"), strict=True):
+        model.load_lora(tmp_path / f"{name}.safetensors")
+    for a, b in zip(*(model.unet.parameters() for model in models), strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
+    key = next(iter(stored))
+    save_file(stored | {key: torch.full_like(stored[key], torch.nan)}, tmp_path / "broken.safetensors")
+    with pytest.raises(InputError, match=r"broken.safetensors: .* holds NaN or infinity"):
+        models[0].load_lora(tmp_path / "broken.safetensors")
+
+
 def test_a_lora_in_another_layout_does_the_same(tmp_path):
     """As kohya's scripts write it: flat names, down and up, and α as a tensor."""
     file, _ = made("sd15", tmp_path, text=False)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,12 @@ def spoiled(job: Job, edit: Edit) -> Job:
     return Job(job.name, job.image, edit, job.prompt, job.guidance)
 
 
+def test_it_works_where_nothing_is_to_be_differentiated() -> None:
+    expected = [outcome.image for outcome in edit_many(tiny_model(), jobs(2), batch=2)]
+    with torch.inference_mode():
+        assert [outcome.image for outcome in edit_many(tiny_model(), jobs(2), batch=2)] == expected
+
+
 def test_outcomes_stream_and_a_bad_job_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes, together = fresh_model(), list[int](), edit_together
 
@@ -209,7 +216,13 @@ EDITS_64 = Move(MASK, (9, 0)), Drag([(5, 5, 20, 20)]), Paste(*THERE[0], (30, 30)
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"batch": 0}, "batch is 0"), ({"trace": 3}, "trace is 3"), ({"out": __file__}, "is a file")],
+    [
+        ({"batch": 0}, "batch is 0"),
+        ({"trace": 3}, "trace is 3"),
+        ({"out": __file__}, "is a file"),
+        ({"out": 5}, "out is 5: give a folder"),
+        ({"out": ""}, "out is '': give a folder"),
+    ],
 )
 def test_what_cannot_be_is_refused_at_once(options: Any, message: str) -> None:
     for given in (None, 5, "folder", jobs(1)[0]):
@@ -245,6 +258,15 @@ def test_what_is_done_is_kept_what_failed_is_tried_again_what_changed_is_refused
 
     model.unet.conv_out.bias.data += 1
     assert [o.state for o in edit_many(model, given[:1], out=out)] == ["failed"]
+
+
+def test_no_result_takes_the_place_of_what_tells_of_anothers_failure(tmp_path: Path) -> None:
+    (good, other), broken = jobs(2), picture(64, 64) * torch.nan
+    for bad in (replace(good, image=broken), good):
+        given = [replace(other, name=f"{good.name}.error.json"), bad]
+        first, second = edit_many(fresh_model(), given, out=tmp_path)
+        assert "which tells of a failure" in str(first.error) and (second.error is None) == (bad is good)
+    assert not (tmp_path / f"{good.name}.error.json").exists()
 
 
 def test_a_result_that_cannot_be_written_costs_that_job_and_is_made_again(

@@ -23,6 +23,7 @@ from dragonkit.memory import HostStore, economy, frees
 from dragonkit.models import Model
 from dragonkit.reconstruction import reconstruct
 from dragonkit.spec import save_spec
+from tests.families import FAMILIES, family_model
 from tests.tiny import box, fresh_model, hooks, picture, save_pipeline, tiny_model
 
 DEVICES = [torch.device("cpu"), *(torch.device("cuda", k) for k in range(torch.cuda.device_count()))]
@@ -32,11 +33,10 @@ SHORT = Guidance().replace(steps=4)
 
 
 def roomy(device: torch.device | str = "cpu") -> Model:
-    """A model whose autoencoder takes small pictures in one tile."""
+    """A model of its own on a device."""
     model = fresh_model()
     for part in model.parts.values():
         part.to(device)
-    model.vae.tile_sample_min_size, model.vae.tile_latent_min_size = 128, 16
     return model
 
 
@@ -122,7 +122,8 @@ def test_the_model_is_left_as_it_was_however_the_block_ends(device: torch.device
 
 def test_larger_pictures_are_coded_in_tiles_of_their_own() -> None:
     model, image, passes = fresh_model(), picture(128, 128), list[tuple[int, ...]]()
-    model.vae.tile_sample_min_size, model.vae.tile_latent_min_size = 64, 8
+    model.unet.register_to_config(sample_size=(8, 6))  # trained on 64 x 48 pixels, by an autoencoder that tells no size
+    assert model.vae.tile_sample_min_size == 32
     model.vae.decoder.register_forward_pre_hook(lambda module, args: passes.append(tuple(args[0].shape)))
     z = model.encode(image[None])
     whole = model.decode(z)
@@ -133,6 +134,16 @@ def test_larger_pictures_are_coded_in_tiles_of_their_own() -> None:
     assert tiles.shape == whole.shape and not torch.equal(tiles, whole)
     alone = model.decode(z[..., :8, :8])
     torch.testing.assert_close(tiles[corner], alone[corner])
+    assert (model.vae.tile_sample_min_size, model.vae.tile_latent_min_size) == (32, 4)  # as before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_as_large_as_those_of_training_are_coded_whole(family: str) -> None:
+    model, (high, wide) = family_model(family), family_model(family).size
+    image, task = picture(high, wide), Move(box(high, wide, 8, 8, 32, 32), by=(16, 8))
+    w = Guidance.preset(model.default_guidance).replace(steps=2)
+    full, low = (run(model, image, task, w, memory=memory) for memory in ("full", "low"))
+    assert torch.equal(low.tensor, full.tensor)
 
 
 class Recording:

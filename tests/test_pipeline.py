@@ -17,7 +17,7 @@ from dragonkit.errors import InputError
 from dragonkit.graphs import Graphs
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import fixed_point_invert
-from dragonkit.models import load
+from dragonkit.models import CARDS, load
 from tests.families import FAMILIES, family_model, family_parts, family_pipeline
 from tests.test_graphs import Again
 from tests.tiny import box, hooks, picture
@@ -85,6 +85,20 @@ def test_the_outputs_are_those_of_diffusers(pipes):
     assert from_pil.shape == pt.shape
 
 
+def test_batches_of_one_are_taken_as_other_pipelines_give_them(pipes):
+    def run(image, prompt="a ball", generator=None):
+        w = Guidance.preset("diffeditor").replace(steps=4)
+        return pipes["sd15"](image, MOVE, prompt, guidance=w, generator=generator, output_type="pt").images
+
+    generator = torch.Generator().manual_seed(3)
+    assert torch.equal(run(IMAGE[None], ["a ball"], [generator]), run(IMAGE, "a ball", generator))
+    pil = pipes["sd15"](IMAGE, MOVE, num_inference_steps=1).images
+    assert torch.equal(run(pil), run(pil[0])) and torch.equal(run(np.asarray(pil[0])[None]), run(pil[0]))
+    for batch in (dict(image=pil * 2), dict(image=IMAGE, generator=[generator] * 2)):
+        with pytest.raises(InputError, match=f"{list(batch)[-1]} is a list: give a"):
+            run(**batch)
+
+
 def test_it_is_loaded_saved_and_shared_as_any_pipeline(tmp_path, pipes):
     family_pipeline("sdxl").save_pretrained(tmp_path / "xl")
     pipe = DragonDiffusionPipeline.from_pretrained(tmp_path / "xl", torch_dtype=torch.float32)
@@ -116,6 +130,21 @@ def test_one_encoder_is_enough_to_save_and_to_load(tmp_path, pipes):
     assert back.unet is again.unet
 
 
+def test_the_cards_names_are_known(monkeypatch):
+    pipe = DragonDiffusionPipeline.from_pretrained("mini")
+    assert pipe.model.default_guidance == "mini" and pipe.model.size == (256, 256)
+    looked = []
+
+    def there(repo, **where):
+        looked.append((repo, where))
+        raise InputError("seen")
+
+    monkeypatch.setattr("dragonkit.pipeline.look", there)
+    with pytest.raises(InputError, match="seen"):
+        DragonDiffusionPipeline.from_pretrained("sdxl", revision="main", variant="fp16")
+    assert looked == [(CARDS["sdxl"].source, {"revision": "main"})]
+
+
 def test_a_loaded_model_becomes_a_pipeline_with_its_own_preset():
     model = family_model("sdxl")
     pipe = DragonDiffusionPipeline.from_model(model)
@@ -136,6 +165,13 @@ def test_components_that_are_of_no_use_are_refused_when_the_pipeline_is_made():
     parts["unet"].register_to_config(in_channels=9)
     with pytest.raises(InputError, match="takes 9 channels and gives 4, an inpainting model"):
         DragonDiffusionPipeline(**parts)
+
+
+def test_it_works_where_nothing_is_to_be_differentiated(pipes):
+    expected = pipes["sd15"](IMAGE, MOVE, num_inference_steps=2, output_type="pt").images
+    with torch.inference_mode():
+        found = pipes["sd15"](IMAGE * 1, MOVE, num_inference_steps=2, output_type="pt").images
+    assert torch.equal(found, expected)
 
 
 def test_the_callback_sees_every_step_and_may_change_the_latents(pipes):
@@ -292,7 +328,8 @@ def test_other_pipelines_and_removed_parts_end_in_one_line(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "transformer": ["diffusers", "Flux"]}')
     for name, message in (
         (tmp_path, "is a FluxPipeline with a transformer"),
-        ("/no/where", "cannot be loaded"),
+        ("/no/where", "no pipeline '/no/where': give one of mini, sd15, sd21, sd21-base, sdxl, a diffusers folder or"),
+        ("sd15-random", "from anything else that dragonkit.load takes, from_model makes one"),
         (3, "is 3"),
     ):
         with pytest.raises(InputError, match=message) as error:
@@ -300,8 +337,12 @@ def test_other_pipelines_and_removed_parts_end_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
     family_pipeline("sd15").save_pretrained(tmp_path / "half", variant="fp16")
     pipe = DragonDiffusionPipeline.from_pretrained(tmp_path / "half")
+    with pytest.raises(InputError, match="the pipeline has no unet: give it one"):
+        DragonDiffusionPipeline.from_pretrained(tmp_path / "half", unet=None)
+    unet = family_parts("sd15")["unet"]
+    assert DragonDiffusionPipeline.from_pretrained(tmp_path / "half", unet=unet).unet is unet
     pipe.vae = None
-    with pytest.raises(InputError, match="the pipeline has no vae: set pipe.vae"):
+    with pytest.raises(InputError, match="the pipeline has no vae: give it one"):
         pipe(IMAGE, MOVE)
 
 
@@ -337,13 +378,30 @@ def test_what_cannot_be_used_is_refused_in_one_line(pipes, wrong, message):
     assert "\n" not in str(error.value)
 
 
-def test_offloaded_parts_are_refused_with_the_remedy():
+def test_offloaded_parts_are_refused_with_a_remedy_that_serves(monkeypatch):
     from accelerate import cpu_offload
 
-    pipe = pipeline("sd15")
+    said = []
+
+    def noted(*args, memory, **options):
+        said.append(memory)
+        return dk.edit(*args, memory=memory, **options)
+
+    monkeypatch.setattr("dragonkit.pipeline._edit", noted)
+    pipe, options = pipeline("sd15"), dict(num_inference_steps=2, output_type="pt")
+    image, edit = picture(64, 64), Move(box(64, 64, 8, 8, 40, 40), by=(16, 8))
+    expected = pipe(image, edit, **options).images
     cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
-    with pytest.raises(InputError, match="offloaded by hooks: remove them, and give memory='low' instead"):
+    remedy = r"offloaded by hooks: call pipe.remove_all_hooks\(\) and pipe.enable_model_cpu_offload\(\)"
+    with pytest.raises(InputError, match=remedy):
         pipe(IMAGE, MOVE)
+    with pytest.raises(InputError, match="device is 'tpu', which is not there"):
+        pipe.enable_model_cpu_offload(device="tpu")
+    pipe.remove_all_hooks()
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert torch.equal(pipe(image, edit, **options).images, expected)
+    pipe(image, edit, memory="full", **options)
+    assert said == ["full", "low", "full"]
 
 
 def test_pickles_are_not_read(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def fetch(repo: str, dtype: torch.dtype, check: Callable[[Path], object]) -> Pat
     """
     index, state = cached(repo, "model_index.json"), "is not in the local cache"
     if index is not None:
-        check_suits(index.parent)
+        check_suits(index.parent, repo)
         try:
             check(index.parent)
             return index.parent
@@ -71,6 +72,27 @@ def fetch_one(repo: str, files: tuple[str, ...]) -> Path:
     raise InputError(f"{repo!r} on the hub holds none of {', '.join(files)}: name another model")
 
 
+def look(repo: str, **where: Any) -> None:
+    """Raise an InputError unless there is such a model and an edit can use it, before someone downloads its weights.
+
+    Args:
+        repo: "owner/name".
+        where: how to come by it: arguments of :func:`huggingface_hub.hf_hub_download`, such as ``revision``.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with explained(repo):
+        for file in ("model_index.json", "unet/config.json", "vae/config.json"):
+            try:
+                path = Path(hf_hub_download(repo, file, **where))
+            except EntryNotFoundError as error:
+                if isinstance(error, LocalEntryNotFoundError):  # the network is what lacks
+                    raise
+                raise InputError(f"{repo!r} on the hub has no {file}: name a model in the diffusers layout") from error
+            check_suits(path.parents[file.count("/")], repo)
+
+
 def _download(repo: str, dtype: torch.dtype) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -84,7 +106,7 @@ def _download(repo: str, dtype: torch.dtype) -> Path:
         part, _, name = file.rpartition("/")
         if part in _PARTS and name.endswith((".json", ".txt")) and ".safetensors" not in name:
             hf_hub_download(repo, file)
-    check_suits(folder)
+    check_suits(folder, repo)
     for file in weights_of(repo, files, dtype):
         hf_hub_download(repo, file)
     return folder

@@ -33,6 +33,7 @@ _SIGNS = (
     ("lora_", "a LoRA, not a model: load the model that it was made for, then model.load_lora(file)"),
     (".lora", "a LoRA, not a model: load the model that it was made for, then model.load_lora(file)"),
     ("control_model.", "a ControlNet"),
+    ("controlnet_", "a ControlNet"),
     ("down_blocks.", "one network of the diffusers layout: give the folder of the whole model"),
     ("decoder.", "a bare autoencoder: give a whole model, and this as vae="),
     ("text_model.", "a bare text encoder"),

@@ -49,15 +49,19 @@ def has_two(root: Path) -> bool:
     return any((root / part).is_dir() for part in ("text_encoder_2", "tokenizer_2"))
 
 
-def check_suits(root: Path) -> None:
+def check_suits(root: Path, called: str = "") -> None:
     """Raise an InputError unless a folder's configurations are those of a model that can be edited with.
 
     Weights are not looked at, so that this can be asked before they are fetched.
+
+    Args:
+        root: the folder.
+        called: what the user calls it, if not by its name: in the local cache a folder's name is a commit's number.
     """
     index = read_index(root)
-    name = index.get("_class_name", "")
+    name, called = index.get("_class_name", ""), called or root.name or str(root)
     if not (root / "unet").is_dir() and not index.get("unet"):
-        raise InputError(f"{root.name or str(root)!r} is {_what(root, index)}: {WANTED}")
+        raise InputError(f"{called!r} is {_what(root, index)}: {WANTED}")
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         file = root / part / "config.json"
         if file.is_file() and read_json(file).get("quantization_config"):
@@ -75,7 +79,7 @@ def check_suits(root: Path) -> None:
                 raise InputError(f"{part} is a {kinds[0]}, not CLIP's: {WANTED}")
     for part, what in (("unet", "a U-Net"), ("vae", "an autoencoder"), ("text_encoder", "a text encoder")):
         if name and not (root / part).is_dir() and (index.get(part) or [None])[0] is None:
-            raise InputError(f"{root.name!r} is a {name} without {what}: {WANTED}")
+            raise InputError(f"{called!r} is a {name} without {what}: {WANTED}")
 
 
 def check_unet(config: Mapping[str, Any]) -> None:

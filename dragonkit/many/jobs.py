@@ -108,6 +108,8 @@ def check_name(name: Any) -> None:
     """Raise an InputError unless ``name`` can be a job's whose result is a folder."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name.encode()) > _LONGEST:
         raise InputError(f"the name {name!r} cannot be a folder's: give a few letters, digits, '-' and '_'")
+    if name.lower().endswith(".error.json"):
+        raise InputError(f"the name {name!r} is that of a file which tells of a failure: give another ending")
 
 
 def read_jobs(source: str | os.PathLike[str], *, strict: bool = False) -> list[Written]:

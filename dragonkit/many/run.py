@@ -133,6 +133,8 @@ def edit_many(
     check_whole("batch", batch, 1)
     batch = 1 if record.attention or record.features else batch
     check_memory(memory)
+    if out is not None and (not isinstance(out, (str, os.PathLike)) or out == ""):
+        raise InputError(f"out is {out!r}: give a folder, or None to keep results in memory")
     folder = None if out is None else Folder(Path(out))
     options: dict[str, Any] = {"invert": invert, "trace": record, "progress": progress, "memory": memory}
     return _Run(model, folder, batch, options).outcomes(jobs)

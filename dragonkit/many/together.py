@@ -70,6 +70,7 @@ class Wish:
         return self.frame.height, self.frame.width, self.guidance, self.traits
 
 
+@torch.inference_mode(False)  # under which nothing could be differentiated
 @frees
 def edit_together(
     model: Model,
