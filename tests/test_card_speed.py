@@ -60,7 +60,18 @@ def test_the_report_has_every_way_and_says_how_it_was_made(folder, tmp_path, cap
     assert list(report["stages"]) == [
         "weights", "encode", "prompts", "inversion", "guided steps", "other steps", "decode",
     ]  # fmt: skip
-    assert all(row["eager"] < 1e-4 for row in report["equality"]["passes"].values())
+    assert all(row["eager"] < 1e-4 for row in report["equality"]["passes"].values()) and report["equality"]["agrees"]
+
+
+def test_recorded_passes_that_disagree_are_said_and_end_in_an_error_code(folder, tmp_path, monkeypatch, capsys):
+    def spoilt(*args, **kwargs):
+        return {kind: row | {"recorded": 3 * row["eager"] + 0.01} for kind, row in equality(*args, **kwargs).items()}
+
+    monkeypatch.setattr("dragonkit.evaluate.card_speed.equality", spoilt)
+    args = ["--model", str(folder), "--size", "64", "--steps", "2", "--repeats", "1"]
+    assert main(["bench", "speed", *args, "--json", str(tmp_path / "speed.json")]) == 1
+    assert "DISAGREE" in capsys.readouterr().out
+    assert not json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["equality"]["agrees"]
 
 
 def test_a_bench_that_is_cut_off_leaves_what_it_measured(folder, tmp_path, monkeypatch, capsys):

@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; those of the process if None.
 
     Returns:
-        The exit code: 0, 1 if some of many edits failed, 2 after bad input, 130 after an interrupt.
+        The exit code: 0, 1 if some of many edits failed or a bench's results disagree, 2 after bad input, 130 after an
+        interrupt.
     """
     try:
         args = _parser().parse_args(argv)

@@ -268,7 +268,7 @@ def _bench_card_speed(args: argparse.Namespace) -> int:
         return INTERRUPTED
     print(table(kept[-1]))
     print(f"wrote {args.json}")
-    return 0
+    return 0 if kept[-1]["equality"]["agrees"] else 1
 
 
 def _write_json(place: Path, report: dict[str, Any]) -> None:

@@ -60,6 +60,8 @@ def table(report: dict[str, Any]) -> str:
     passes = report["equality"]["passes"].items()
     off = (f"{kind} " + ", ".join(f"{how} {x:.1e}" for how, x in row.items()) for kind, row in passes)
     lines.append("passes off float32: " + "; ".join(off))
+    if not report["equality"].get("agrees", True):
+        lines.append("recorded passes DISAGREE with evaluated ones: do not use them here, load(..., graphs=False)")
     if report["equality"]["edits"]:
         lines.append("edits apart: " + "; ".join(f"{k} {x:.1e}" for k, x in report["equality"]["edits"].items()))
     return "\n".join(lines)

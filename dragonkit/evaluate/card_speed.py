@@ -25,7 +25,7 @@ from dragonkit.editor import edit, edit_steps
 from dragonkit.edits.base import Edit
 from dragonkit.errors import InputError, OutOfMemoryError, one_line
 from dragonkit.evaluate.card_report import compared, fits
-from dragonkit.evaluate.equality import apart, equality, references
+from dragonkit.evaluate.equality import agrees, apart, equality, references
 from dragonkit.evaluate.flops import Flops
 from dragonkit.evaluate.official import official_edit
 from dragonkit.evaluate.report import made_with
@@ -91,8 +91,9 @@ def bench_card_speed(
         first edit takes longer, at least 0: libraries load, kernels are compiled, passes recorded), ``nfe``, ``flops``,
         ``share_of_peak`` (of the matrix product measured, and of the maker's figure), ``peak_gb`` (10⁹ bytes allocated
         at most, and reserved by the allocator; none on a CPU) and how many times faster than "official" it is. Then
-        ``stages``, seconds of "ours" with a wait after each; and ``equality``, see
-        :func:`dragonkit.evaluate.equality.equality`. A variant for which memory is too small has the message alone, as
+        ``stages``, seconds of "ours" with a wait after each; and ``equality``: of ``passes``, see
+        :func:`dragonkit.evaluate.equality.equality`, whether recorded ones ``agrees`` with evaluated ones, and how far
+        latents of whole ``edits`` are apart. A variant for which memory is too small has the message alone, as
         ``out_of_memory``.
 
     Raises:
@@ -158,7 +159,8 @@ def bench_card_speed(
         model.graphs = Graphs(model) if on_gpu else None
         timed("ours", ours, repeats)
         report["stages"] = _stages(model, image, task, prompt, w)
-        report["equality"]["passes"] = equality(model, image, task, prompt, w)
+        passes = equality(model, image, task, prompt, w)
+        report["equality"] |= {"passes": passes, "agrees": agrees(passes)}
         keep(compared(report))
         bar.update()
         if model.graphs is not None:

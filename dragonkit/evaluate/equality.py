@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,8 @@ from dragonkit.models import Model
 from dragonkit.passes import evaluate, separate
 from dragonkit.regions import as_image, pad
 from dragonkit.schedule import Schedule
+
+ROUNDING = 1e-4  # what the order of float32's sums makes of a whole pass
 
 
 def equality(
@@ -71,6 +73,15 @@ def equality(
                 row[how] = max(row.get(how, 0.0), apart(x, right[kind]))
     model.graphs = graphs
     return found
+
+
+def agrees(passes: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether recorded passes are as near to float32 as evaluated ones, within a factor of two and float32's rounding.
+
+    Args:
+        passes: what :func:`equality` found. Where nothing is recorded, there is nothing to disagree.
+    """
+    return all(row.get("recorded", 0.0) <= 2 * row["eager"] + ROUNDING for row in passes.values())
 
 
 def inverted(model: Model, image: Tensor, prompt: str, schedule: Schedule, keep: Keep) -> Path:
