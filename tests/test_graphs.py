@@ -20,7 +20,7 @@ from dragonkit.inversion import ddim_invert, fixed_point_invert
 from dragonkit.loading.place import lay_out
 from dragonkit.models import load
 from dragonkit.passes import begin, evaluate, separate
-from dragonkit.recorder import CUDA, uncollected
+from dragonkit.recorder import CUDA, FEATURES, NOISE, uncollected
 from dragonkit.taps import counted, tap
 from dragonkit.trace import Record
 from tests.tiny import box, fresh_model, picture
@@ -340,6 +340,24 @@ def test_what_recording_left_is_given_back_once_when_the_branches_are_gone(task,
         edit(model, picture(64, 96), task, guidance=w, invert=invert, progress=False)
     # Attention that mixes is each edit's own, so its passes are recorded again.
     assert kept and tidied == ([0] if w.attention_mode == "replace" else [0, 0])
+
+
+def test_the_tapped_pass_is_recorded_before_energies_of_its_lane(monkeypatch):
+    """What is recorded later may keep its results where what was recorded earlier works."""
+    order, tapped = [], Graphs._tapped
+
+    class Noting(Again):
+        def record(self, work, lane=NOISE):
+            order.extend([lane] if lane == FEATURES else [])
+            return super().record(work, lane)
+
+    monkeypatch.setattr(Graphs, "_tapped", lambda *args: order.append("tapped") or tapped(*args))
+    for w in (Guidance.preset("iclr"), Guidance.preset("iclr").replace(reference="live")):
+        model = fresh_model()
+        model.graphs = Graphs(model, Noting(model))
+        order.clear()
+        edit(model, picture(64, 96), MOVE, guidance=w.replace(steps=3), progress=False)
+        assert order.count("tapped") == 1 and order.index("tapped") == 0 and order.count(FEATURES) >= 3
 
 
 def test_no_garbage_is_collected_while_something_is_recorded():
