@@ -260,6 +260,17 @@ def test_what_is_done_is_kept_what_failed_is_tried_again_what_changed_is_refused
     assert [o.state for o in edit_many(model, given[:1], out=out)] == ["failed"]
 
 
+@pytest.mark.parametrize("emptied", [["edit.png"], ["result.json"], ["edit.png", "result.json"]])
+def test_what_a_lost_power_left_empty_is_done_again(tmp_path: Path, emptied: list[str]) -> None:
+    model, (job,) = fresh_model(), jobs(1)
+    (first,) = edit_many(model, [job], out=tmp_path)
+    for name in emptied:
+        (tmp_path / job.name / name).write_bytes(b"")
+    (second,) = edit_many(model, [job], out=tmp_path)
+    (third,) = edit_many(model, [job], out=tmp_path)
+    assert (second.state, third.state) == ("done", "kept") and third.image.tobytes() == first.image.tobytes()
+
+
 def test_no_result_takes_the_place_of_what_tells_of_anothers_failure(tmp_path: Path) -> None:
     (good, other), broken = jobs(2), picture(64, 64) * torch.nan
     for bad in (replace(good, image=broken), good):

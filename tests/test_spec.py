@@ -17,8 +17,11 @@ from dragonkit.edits import Appearance, Drag, Edit, Move, Paste, Reconstruct, Re
 from dragonkit.errors import InputError
 from dragonkit.files import write_image
 from dragonkit.guidance import Guidance
+from dragonkit.many import read_jobs
+from dragonkit.models import load
 from dragonkit.spec import GuidanceSpec, Truth, load_task, parse, read_spec, save_case, save_spec
 from dragonkit.world import KINDS, counterfactual
+from tests.families import FAMILIES, family_pipeline
 from tests.tiny import box, picture, tiny_model
 
 MOVE: dict[str, Any] = {"kind": "move", "mask": "mask.png", "by": [40, -8.5], "scale": 1.25, "angle": 10}
@@ -446,6 +449,19 @@ def test_a_generated_image_is_generated_again(tmp_path: Path) -> None:
         save_spec(tmp_path, made, Move(mask, by=(20, 9)), guidance=Guidance())
     said = GuidanceSpec.model_validate_json('{"preset": "paper"}')
     assert load_task(save_spec(tmp_path, made, Move(mask, by=(20, 9)), "a cube", said)).prompt == "a cube"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_where_no_preset_is_named_it_is_the_one_that_suits_the_model(tmp_path: Path, family: str) -> None:
+    family_pipeline(family).save_pretrained(tmp_path / "weights")
+    model = load(tmp_path / "weights", device="cpu")
+    path = save_spec(tmp_path, picture(64, 64), Drag([(8, 8, 24, 24)]), model="./weights")
+    own = Guidance.preset("sdxl" if family == "sdxl" else "iclr", "drag")
+    assert load_task(path).ready(model).guidance == own
+    assert read_jobs(tmp_path)[0].ready(model).guidance == own
+    for said, wanted in (({"steps": 3}, own.replace(steps=3)), ({"preset": "paper"}, Guidance.preset("paper", "drag"))):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"guidance": said}))
+        assert load_task(path).ready(model).guidance == wanted
 
 
 def test_a_truth_of_another_size_than_the_generated_image_is_seen_before_the_edit(tmp_path: Path) -> None:

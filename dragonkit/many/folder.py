@@ -97,13 +97,13 @@ class Folder:
             InputError: there is something else in its place.
         """
         path = self.path / name / "result.json"
-        if not path.is_file():
+        if not _holds(path):
             return None
         try:
             stamped = str(json.loads(path.read_text(encoding="utf-8"))["stamp"])
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path} is not of a run of many: give another --out, or remove it") from None
-        return stamped if path.with_name("edit.png").is_file() else None
+        return stamped if _holds(path.with_name("edit.png")) else None
 
     def fault(self, name: str) -> str | None:
         """What another process, at work since this one began, found wrong with a job."""
@@ -142,6 +142,11 @@ class Folder:
             draft.replace(self.path / f"{name}.error.json")
         except OSError:  # what made the job fail may be that nothing can be written
             draft.unlink(missing_ok=True)
+
+
+def _holds(path: Path) -> bool:
+    """Whether there is a file with something in it; what was written just before the power failed may be empty."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def stamp(*things: Any) -> str:

@@ -53,7 +53,7 @@ class Task:
         image: the picture to edit, or how to generate it; :meth:`ready` does.
         prompt: what it shows.
         edits: what to do, at once.
-        guidance: how.
+        guidance: how. Where the spec names no preset, :meth:`ready` takes the one that suits the model.
         truth: the exact answer, if it is known.
     """
 
@@ -79,16 +79,17 @@ class Task:
         return torch.stack(masks).any(0) if masks else None
 
     def ready(self, model: Model) -> Task:
-        """The same with its image generated, if that is how it is made.
+        """The same, guided as suits the model unless the spec says, and with its image generated if it is made so.
 
         Raises:
             InputError: it cannot be generated so, or the truth is of another size.
         """
+        w = _guidance(self.spec, self.edits, model.default_guidance)
         if not isinstance(self.image, GenerateSpec):
-            return self
+            return dataclasses.replace(self, guidance=w)
         wanted = self.image.generate
-        image = model.generate(wanted.prompt, wanted.seed, steps=self.guidance.steps, cfg=wanted.cfg, size=wanted.size)
-        return _fitting(dataclasses.replace(self, image=image), Path())
+        image = model.generate(wanted.prompt, wanted.seed, steps=w.steps, cfg=wanted.cfg, size=wanted.size)
+        return _fitting(dataclasses.replace(self, image=image, guidance=w), Path())
 
     @property
     def picture(self) -> Image.Image:
@@ -168,18 +169,22 @@ def read_task(spec: Spec, folder: Path) -> Task:
     generated = None if isinstance(spec.image, str) else spec.image.generate
     image = read_image(folder / spec.image) if isinstance(spec.image, str) else spec.image
     edits = tuple(edit.build(folder) for edit in spec.edits)
-    kind = Several(edits).kind
-    base = {"cfg": generated.cfg} if generated else {}
     task = Task(
         spec=spec,
         model=model_of(spec, folder),
         image=image,
         prompt=generated.prompt if generated and "prompt" not in spec.model_fields_set else spec.prompt,
         edits=edits,
-        guidance=spec.guidance.build(kind, CARDS.get(spec.model, Card).guidance, **base),
+        guidance=_guidance(spec, edits, CARDS.get(spec.model, Card).guidance),
         truth=_truth(spec, folder),
     )
     return _fitting(task, folder)
+
+
+def _guidance(spec: Spec, edits: tuple[Edit, ...], default: str) -> Guidance:
+    """How a spec's edits are guided: by the preset that it names or else the default one, and the fields it changes."""
+    base = {} if isinstance(spec.image, str) else {"cfg": spec.image.generate.cfg}
+    return spec.guidance.build(Several(edits).kind, default, **base)
 
 
 def model_of(spec: Spec, folder: Path) -> str:
