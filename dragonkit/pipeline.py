@@ -37,7 +37,7 @@ from dragonkit.loading.folder import HUB_ID, explained, place_of, schedule_of, v
 from dragonkit.loading.hub import look
 from dragonkit.loading.lora_pipeline import LoraLoader
 from dragonkit.loading.place import device_of, lay_out
-from dragonkit.loading.suits import check_pair, check_suits, check_unet, check_vae
+from dragonkit.loading.suits import check_pair, check_safe, check_suits, check_unet, check_vae
 from dragonkit.loading.weights import check_weights
 from dragonkit.memory import Memory
 from dragonkit.models import Model
@@ -116,8 +116,10 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
                 weights, such as "fp16", that one is taken.
 
         Raises:
-            InputError: there is no such model, it is not whole, or not one that an edit can use.
+            InputError: there is no such model, it is not whole, or not one that an edit can use; or an option would
+                have a pickle read or code of the model's own run.
         """
+        check_safe(options)
         known = [card for card in CARDS if not card.endswith("-random")]
         if name in known:
             options = {"guidance": CARDS[str(name)].guidance, **options}
@@ -136,7 +138,7 @@ class DragonDiffusionPipeline(DiffusionPipeline, StableDiffusionMixin, LoraLoade
                 "from anything else that dragonkit.load takes, from_model makes one"
             )
         with explained(str(name), known):
-            return super().from_pretrained(source, **{"use_safetensors": True, **options})
+            return super().from_pretrained(source, **{**options, "use_safetensors": True})
 
     @classmethod
     def from_model(cls, model: Model) -> "DragonDiffusionPipeline":

@@ -1,6 +1,7 @@
 """The hub: the local cache first, then the network of a server that stands for it, and every way that can fail."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -191,7 +192,11 @@ def test_a_pipeline_on_the_hub_is_looked_at_before_its_weights_are_downloaded(an
 
 @pytest.mark.parametrize("offline", [True, False])
 def test_without_a_network_the_line_says_so(monkeypatch, offline):
+    client = logging.getLogger("huggingface_hub.utils._http")
+    before, told = client.isEnabledFor(logging.WARNING), []
+
     def refused(*args, **kwargs):
+        told.append(client.isEnabledFor(logging.WARNING))  # of every attempt
         raise ConnectionRefusedError("nothing listens there")
 
     if offline:
@@ -201,6 +206,7 @@ def test_without_a_network_the_line_says_so(monkeypatch, offline):
     with pytest.raises(InputError, match="'owner/name' is not in the local cache and cannot be downloaded") as error:
         load("owner/name", device="cpu")
     assert "connect to the network, or give a folder" in str(error.value) and "\n" not in str(error.value)
+    assert True not in told and client.isEnabledFor(logging.WARNING) == before
 
 
 FILES = ["vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]

@@ -404,8 +404,36 @@ def test_offloaded_parts_are_refused_with_a_remedy_that_serves(monkeypatch):
     assert said == ["full", "low", "full"]
 
 
-def test_pickles_are_not_read(tmp_path):
-    pipe = family_pipeline("sd15")
-    pipe.save_pretrained(tmp_path, safe_serialization=False)
+@pytest.mark.parametrize("variant", [{}, {"variant": None}])
+@pytest.mark.parametrize("options", [{}, {"use_safetensors": None}, {"use_safetensors": False}])
+def test_pickles_are_not_read(tmp_path, options, variant):
+    family_pipeline("sd15").save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(InputError, match="safetensors"):
-        DragonDiffusionPipeline.from_pretrained(tmp_path)
+        DragonDiffusionPipeline.from_pretrained(tmp_path, **options, **variant)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_name": "pytorch_lora_weights.bin"}, "is 'pytorch_lora_weights.bin': name a .safetensors file"),
+        ({"use_safetensors": False}, "use_safetensors is False, but a pickle may run code when read"),
+        ({"use_safetensors": None}, "is no LoRA for this pipeline"),
+    ],
+)
+def test_nor_are_those_of_loras(tmp_path, monkeypatch, options, message):
+    from tests.test_loading_lora import made
+
+    file, _ = made("sd15", tmp_path)
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was read"))
+    with pytest.raises(InputError, match=message):
+        pipeline("sd15").load_lora_weights(tmp_path, **options)
+
+
+@pytest.mark.parametrize("options", [{"custom_pipeline": "owner/own"}, {"trust_remote_code": True}])
+def test_no_code_of_a_models_own_is_run(options):
+    (name,) = options
+    with pytest.raises(InputError, match=f"{name} is .*, by which code of the model's own would run: leave it out"):
+        DragonDiffusionPipeline.from_pretrained("mini", **options)
+    assert DragonDiffusionPipeline.from_pretrained("mini", **{name: None}).model.default_guidance == "mini"

@@ -138,7 +138,10 @@ def explained(repo: str, state: str = "is not in the local cache") -> Iterator[N
         state: what there is of it already.
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.utils import logging as client
 
+    level = client.get_verbosity()
+    client.set_verbosity_error()  # it would tell of every attempt
     try:
         yield
     except InputError:
@@ -157,3 +160,5 @@ def explained(repo: str, state: str = "is not in the local cache") -> Iterator[N
             f"{repo!r} {state} and cannot be downloaded ({reason}): connect to the network, "
             "or give a folder or a .safetensors file"
         ) from error
+    finally:
+        client.set_verbosity(level)

@@ -9,6 +9,7 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLL
 
 from dragonkit.errors import InputError, one_line
 from dragonkit.loading.folder import quiet
+from dragonkit.loading.suits import check_safe
 
 
 class LoraLoader(StableDiffusionXLLoraLoaderMixin):
@@ -27,11 +28,12 @@ class LoraLoader(StableDiffusionXLLoraLoaderMixin):
         """
         one = StableDiffusionLoraLoaderMixin.load_lora_weights
         two = StableDiffusionXLLoraLoaderMixin.load_lora_weights
+        check_safe(options)
         before = self.get_list_adapters()
         try:
             with quiet():
                 load = one if self.text_encoder_2 is None else two
-                load(self, source, adapter_name, **{"use_safetensors": True, **options})  # or it would read pickles
+                load(self, source, adapter_name, **{**options, "use_safetensors": True})  # or it would read pickles
         except Exception as error:  # of diffusers, of peft, of torch: whichever notices first that it does not fit
             if not before:
                 self.unload_lora_weights()  # the layers that were added for it

@@ -20,6 +20,17 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 QUANTISED = "which leaves no gradient to guide by: give float16 or wider weights"
 
 
+def check_safe(options: Mapping[str, Any]) -> None:
+    """Raise an InputError if options of diffusers' loaders would have a pickle read, or run code of a model's own."""
+    for name in ("custom_pipeline", "trust_remote_code"):
+        if options.get(name):
+            raise InputError(f"{name} is {options[name]!r}, by which code of the model's own would run: leave it out")
+    if options.get("use_safetensors") is False:
+        raise InputError("use_safetensors is False, but a pickle may run code when read: leave it out")
+    if not str(options.get("weight_name") or ".safetensors").endswith(".safetensors"):
+        raise InputError(f"weight_name is {options['weight_name']!r}: name a .safetensors file")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A configuration file.
 
