@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # what _HOME says below, for editors and type checkers
     from dragonkit.edits import Several as Several
     from dragonkit.energy import similarity as similarity
     from dragonkit.errors import InputError as InputError
+    from dragonkit.errors import NonFiniteError as NonFiniteError
+    from dragonkit.errors import OutOfMemoryError as OutOfMemoryError
     from dragonkit.generation import generate as generate
     from dragonkit.guidance import Guidance as Guidance
     from dragonkit.inversion import ddim_invert as ddim_invert
@@ -59,6 +61,8 @@ _HOME = {
     "Job": "many",
     "Model": "models",
     "Move": "edits",
+    "NonFiniteError": "errors",
+    "OutOfMemoryError": "errors",
     "Paste": "edits",
     "Record": "trace",
     "Resize": "edits",

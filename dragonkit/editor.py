@@ -70,6 +70,7 @@ class Step:
     attention: Mapping[str, Look] = field(default_factory=dict)
 
 
+@torch.inference_mode(False)  # under which nothing could be differentiated
 @torch.no_grad()
 def edit_steps(
     model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guidance, *, record: Record = NOTHING
@@ -153,6 +154,7 @@ def visits(schedule: Schedule, w: Guidance) -> Iterator[tuple[int, int]]:
 
 
 @frees
+@torch.inference_mode(False)
 def edit(
     model: Model,
     image: Any,

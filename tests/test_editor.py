@@ -408,3 +408,13 @@ def test_half_precision_works_with_float32_energies(dtype):
     result = run(model, guidance=SHORT.replace(steps=2), trace=True)
     assert result.tensor.dtype == torch.float32 and torch.isfinite(result.tensor).all()
     assert result.trace.grads[0].dtype == torch.float32 and result.trace.grads[0].abs().sum() > 0
+
+
+def test_an_edit_works_where_nothing_is_to_be_differentiated():
+    model, w = tiny_model(), Guidance.preset("iclr").replace(steps=3)
+    task, image = Move(box(64, 64, 8, 8, 32, 40), by=(16, 8)), picture(64, 64)
+    expected = editor.edit(model, image, task, guidance=w, progress=False)
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            found = editor.edit(model, image, task, guidance=w, progress=False)
+        assert torch.equal(found.latent, expected.latent) and not found.latent.is_inference()

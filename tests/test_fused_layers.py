@@ -12,6 +12,7 @@ from dragonkit.fused import fused
 from dragonkit.fused.blocks import fuse
 from dragonkit.fused.layer_kernels import AddedNorm
 from dragonkit.fused.transformer import Block
+from tests.tiny import fresh_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -98,6 +99,14 @@ def test_who_listens_is_heard():
     for found, right in zip(run(ours, words), expected, strict=True):
         torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5)
     assert heard == [(2, 9, 16), "norm"]
+
+
+def test_diffusers_finds_the_blocks_that_it_is_to_compile():
+    unet = fresh_model().unet
+    fuse(unet)
+    blocks = [module for module in unet.modules() if type(module) is Block]
+    unet.compile_repeated_blocks()  # which compiles when they are first called
+    assert blocks and all(module._compiled_call_impl is not None for module in blocks)
 
 
 def unaffine(block):

@@ -59,6 +59,10 @@ class Block(BasicTransformerBlock):
         )
 
 
+# diffusers finds the blocks that it is to compile by the name of their class.
+Block.__name__ = BasicTransformerBlock.__name__
+
+
 def _added(x: Tensor, change: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
     """The sum, and the sum normalised."""
     from dragonkit.fused.layer_kernels import AddedNorm
