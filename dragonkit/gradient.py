@@ -37,7 +37,8 @@ class Gradient:
         self.model, self.path, self.w = model, path, w
         self._slopes = _Slopes(edit, m, w, [frame_of(model, branch).grid for branch in (path, path, *path.references)])
         graphs = model.graphs if edit.recordable else None
-        self._recorded = None if graphs is None else graphs.repeated(self._slopes, (edit.kinds, m.shape, w))
+        switched = tuple(name for name, value in vars(w).items() if value)  # a seed or a weight changes no kernel
+        self._recorded = None if graphs is None else graphs.repeated(self._slopes, (edit.kinds, m.shape, switched))
 
     def prepare(self, i: int) -> None:
         """Record what will be computed from step i on, if that is done at all: a GPU may still be at the inversion."""

@@ -215,7 +215,7 @@ class Graphs:
         with uncounted(unet):
             self.recorder.warm(work)
             results, replay = self.recorder.record(work, NOISE)
-        return Recorded(at, dict(zip(names, results, strict=True)), replay, Clock())
+        return Recorded(at, dict(zip(names, results, strict=True)), replay)
 
     def _tapped(self, at: Named, layers: tuple[int, ...]) -> Differentiable:
         unet, recorder = self.model.unet, self.recorder

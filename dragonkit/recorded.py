@@ -58,7 +58,7 @@ class Recorded:
     inputs: Named
     outputs: Named
     replay: Replay
-    clock: Clock
+    clock: Clock = field(default_factory=Clock)
 
     def take(self, inputs: Named) -> None:
         """Copy what is given to where it reads."""
@@ -159,7 +159,7 @@ class Repeated:
         except RuntimeError:  # of CUDA, which allows some things only while nothing is recorded
             self.refused = True
         else:
-            self.recorded = Recorded(at, dict(enumerate(results)), replay, Clock())
+            self.recorded = Recorded(at, dict(enumerate(results)), replay)
 
 
 class Tapped(torch.autograd.Function):

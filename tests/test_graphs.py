@@ -342,6 +342,18 @@ def test_what_recording_left_is_given_back_once_when_the_branches_are_gone(task,
     assert kept and tidied == ([0] if w.attention_mode == "replace" else [0, 0])
 
 
+def test_another_seed_or_weight_needs_no_other_kernel(monkeypatch):
+    model, warmed, warm = fresh_model(), [], Again.warm
+    model.graphs = Graphs(model, Again(model))
+    monkeypatch.setattr(Again, "warm", lambda *args: warmed.append(1) or warm(*args))
+    w, counts = Guidance.preset("iclr").replace(steps=3, seed=1), []
+    for change in ({}, {"seed": 7, "energy": 2.0, "w_edit": 3.0}, {"w_contrast": 0.0}):
+        edit(model, picture(64, 96), MOVE, guidance=w.replace(**change), progress=False)
+        counts.append(len(warmed))
+    first, second, third = counts
+    assert first == second == third - 1
+
+
 def test_the_tapped_pass_is_recorded_before_energies_of_its_lane(monkeypatch):
     """What is recorded later may keep its results where what was recorded earlier works."""
     order, tapped = [], Graphs._tapped

@@ -71,21 +71,22 @@ def _blocks(network: nn.Module, *, back: bool) -> Iterator[Work]:
     for module in network.modules():
         if type(module) is Norm:
             c, groups = module.num_channels, module.num_groups
-            given = cells(c), None, module.weight, module.bias, groups, module.eps, module.silu
-            yield (Normalised, first.dtype, c, groups), partial(_called, Normalised, *given, back=back)
+            kind: Hashable = (Normalised, first.dtype, c, groups)
+            given: tuple[Any, ...] = (cells(c), None, module.weight, module.bias, groups, module.eps, module.silu)
+            yield kind, partial(_called, Normalised, *given, back=back)
         elif type(module) is Resnet:
-            c = module.out_channels
-            given_too = cells(c), cells(c), module.conv2.bias
-            yield (Added, first.dtype, c % 16 == 0), partial(_called, Added, *given_too, back=False)
+            x = cells(module.out_channels)
+            kind = Added, first.dtype, x.shape[1] % 16 == 0
+            yield kind, partial(_called, Added, x, x, module.conv2.bias, back=False)
         elif type(module) is Block and module.norm_type == "layer_norm":
             for norm, adds in ((module.norm1, False), (module.norm3, True)):
                 rows = empty(8, norm.normalized_shape[0])
-                given_then = rows, rows if adds else None, norm.weight, norm.bias, norm.eps
                 kind = AddedNorm, first.dtype, rows.shape[1], adds
-                yield kind, partial(_called, AddedNorm, *given_then, back=back and adds)
+                given = rows, rows if adds else None, norm.weight, norm.bias, norm.eps
+                yield kind, partial(_called, AddedNorm, *given, back=back and adds)
         elif type(module) is Gate:
-            width = module.proj.out_features
-            yield (Gated, first.dtype, width % 32 == 0), partial(_called, Gated, empty(8, width), back=back)
+            rows = empty(8, module.proj.out_features)
+            yield (Gated, first.dtype, rows.shape[1] % 32 == 0), partial(_called, Gated, rows, back=back)
 
 
 def _energies(device: torch.device) -> Iterator[Work]:

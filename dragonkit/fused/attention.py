@@ -51,12 +51,6 @@ class Attend(Attention):
         )
 
 
-def projections(attention: Attention) -> list[nn.Parameter]:
-    """Weights of one input: of keys and values, and of queries before them where attention is to itself."""
-    parts = [attention.to_q, attention.to_k, attention.to_v]
-    return [part.weight for part in (parts if parts[0].weight.shape[1] == parts[1].weight.shape[1] else parts[1:])]
-
-
 def stackable(module: nn.Module) -> bool:
     """Whether it is attention with three plain projections of its own."""
     parts = [getattr(module, name, None) for name in ("to_q", "to_k", "to_v")]

@@ -12,7 +12,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from dragonkit.fused.attention import Attend, projections, stackable
+from dragonkit.fused.attention import Attend, stackable
 from dragonkit.fused.plain import plain
 from dragonkit.fused.shared import Shared, Shifts
 from dragonkit.fused.stacked import stack
@@ -167,8 +167,8 @@ def _share(network: Any) -> None:
     attention = [m for m in network.modules() if type(m) is Attend]
     cross = [m for m in attention if m.is_cross_attention]
     for module in attention:
-        if module not in cross:
-            stack(projections(module))
+        if not module.is_cross_attention:
+            stack([part.weight for part in (module.to_q, module.to_k, module.to_v)])
     for width in {m.to_k.in_features for m in cross}:
         alike = [m for m in cross if m.to_k.in_features == width]
         words = Shared([part.weight for m in alike for part in (m.to_k, m.to_v)])

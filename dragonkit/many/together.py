@@ -155,8 +155,8 @@ def edit_together(
         if model.graphs is not None:
             model.graphs.tidy()
         images = [decoded(z) for z in step.z.split(1)]
-        for k, (wish, places) in enumerate((wish, wish.edit.places(frame)) for wish in wishes):
-            if w.preserve and places:
+        for k, wish in enumerate(wishes):
+            if w.preserve and (places := wish.edit.places(frame)):
                 through = decoded(path.latents[len(schedule)][k : k + 1])
                 images[k] = preserve(images[k], through, wish.pixels.cpu(), *places, cell=model.factor)
     seconds, shared = (time.perf_counter() - began) / len(wishes), count.evaluations - sum(alone)
