@@ -73,7 +73,14 @@ class Step:
 @torch.inference_mode(False)  # under which nothing could be differentiated
 @torch.no_grad()
 def edit_steps(
-    model: Model, path: Path, edit: Edit, cond: Cond, guidance: Guidance, *, record: Record = NOTHING
+    model: Model,
+    path: Path,
+    edit: Edit,
+    cond: Cond,
+    guidance: Guidance,
+    *,
+    record: Record = NOTHING,
+    watch: Watch | None = None,
 ) -> Iterator[Step]:
     """Generate the edited image, step by step: the method in one screen.
 
@@ -84,6 +91,9 @@ def edit_steps(
         cond: embedding of the prompt to generate under, usually the path's own.
         guidance: how.
         record: which features and attention maps to yield beside the rest.
+        watch: what notices numbers that are not finite; who gives one asks it, for instance when a GPU has other work
+            to do meanwhile. Without one it is asked before the last step is yielded. On a CPU numbers are looked at
+            step by step.
 
     Yields:
         Every visit of every step, the noisiest first. Abandon the iterator when you like: no hook outlives a step.
@@ -92,7 +102,7 @@ def edit_steps(
         InputError: the edit does not fit the image, or a layer is not there.
         NonFiniteError: an energy, a gradient or a latent is not finite.
     """
-    w, schedule, watch = guidance, path.schedule, Watch()
+    w, schedule, noted = guidance, path.schedule, watch or Watch()
     m = edit.regions(frame_of(model, path)).to(model.device)
     mix = mixing(edit, m, w)
     observed = Observer(record, model.unet, path, m, mix)
@@ -130,9 +140,9 @@ def edit_steps(
         z, x0 = schedule.step(z, along, i, towards=guided_eps, churn=churn, noise=fresh)
         if i in locked and outside is not None:
             z = torch.where(outside, path.latents[i + 1], z)
-        watch.add(i, t, terms, grad, z)
-        if i == len(schedule) - 1:
-            watch.check()
+        noted.add(i, t, terms, grad, z)
+        if watch is None and i == len(schedule) - 1:
+            noted.check()
         energies = {term.name: term.value.detach() for term in terms}
         yield Step(i, t, z, x0, energies, grad, visit, seen.features, seen.attention)
         if travelled(i, schedule, w):
@@ -212,7 +222,7 @@ def edit(
     def decoded(z: Tensor) -> Tensor:
         return model.decode(z)[0, :, : frame.height, : frame.width].cpu()
 
-    kept = Trace(decoded, record)
+    kept, watch = Trace(decoded, record), Watch()
     with model.current(), economy(model, memory) as store, unfused(model.unet), counted(model.unet) as count:
         keep = Keep.wanted(w, schedule, store)
         ahead = partial(bar, "guidance branch", shown=progress)
@@ -221,7 +231,7 @@ def edit(
         cond = path.cond if again else model.embed(words, model.size_of(path.z_T))
         keep = keep if w.attention_mode == "mix" else replace(keep, tokens=range(0))
         path = replace(path, references=tuple(inverted(r.image, r.prompt, "reference") for r in task.references))
-        run = edit_steps(model, path, task, cond, w, record=record)
+        run = edit_steps(model, path, task, cond, w, record=record, watch=watch)
         for step in bar("edit", len(list(visits(schedule, w))), progress)(run):
             kept.add(step)
             if on_step:
@@ -229,7 +239,10 @@ def edit(
         path = replace(path, tokens={}, features={}, references=())  # room for the autoencoder
         if model.graphs is not None:
             model.graphs.tidy()
-        result = decoded(step.z)
+        try:
+            result = decoded(step.z)
+        finally:
+            watch.check()  # what it names comes before what the picture lacks
         if w.preserve and (places := task.places(frame)):
             through = decoded(path.latents[len(schedule)])
             result = preserve(result, through, source.cpu(), *places, cell=model.factor)

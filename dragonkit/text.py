@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dragonkit.errors import InputError
+from dragonkit.transfer import sent
 
 Cond = dict[str, Tensor]
 """What conditions the U-Net, batch first: ``encoder_hidden_states`` (B, tokens, width), and for SDXL also
@@ -23,8 +24,8 @@ def arguments(cond: Cond) -> dict[str, Any]:
     return {WORDS: cond[WORDS], "added_cond_kwargs": added} if added else {WORDS: cond[WORDS]}
 
 
-def tokens(tokenizer: Any, encoder: Any, prompt: str) -> Any:
-    """A prompt's ``input_ids`` and ``attention_mask``, (1, window), cut to the encoder's window and padded to it.
+def tokens(tokenizer: Any, encoder: Any, prompt: str) -> dict[str, Tensor]:
+    """A prompt's "input_ids" and "attention_mask", (1, window), cut to the encoder's window and padded to it.
 
     Raises:
         InputError: the encoder has no embedding of a token.
@@ -34,7 +35,7 @@ def tokens(tokenizer: Any, encoder: Any, prompt: str) -> Any:
     known, largest = encoder.get_input_embeddings().num_embeddings, int(words.input_ids.max())
     if largest >= known:
         raise InputError(f"prompt has token {largest}, the text encoder knows {known}: use the tokenizer it came with")
-    return words.to(encoder.device)
+    return {name: sent(words[name], encoder.device) for name in ("input_ids", "attention_mask")}
 
 
 def embed_one(tokenizer: Any, encoder: Any, prompt: str) -> Cond:
@@ -44,8 +45,8 @@ def embed_one(tokenizer: Any, encoder: Any, prompt: str) -> Cond:
     read like words, unless the encoder's configuration says ``use_attention_mask``.
     """
     words = tokens(tokenizer, encoder, prompt)
-    mask = words.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
-    return {WORDS: encoder(words.input_ids, attention_mask=mask)[0]}
+    mask = words["attention_mask"] if getattr(encoder.config, "use_attention_mask", False) else None
+    return {WORDS: encoder(words["input_ids"], attention_mask=mask)[0]}
 
 
 def embed_two(pairs: Sequence[tuple[Any, Any]], prompt: str, size: tuple[int, int], *, zeros: bool) -> Cond:
@@ -59,7 +60,7 @@ def embed_two(pairs: Sequence[tuple[Any, Any]], prompt: str, size: tuple[int, in
         zeros: give zeros for the empty prompt, which is what the model was trained with.
     """
     outs = [
-        encoder(tokens(tokenizer, encoder, prompt).input_ids, output_hidden_states=True) for tokenizer, encoder in pairs
+        encoder(tokens(tokenizer, encoder, prompt)["input_ids"], output_hidden_states=True) for tokenizer, encoder in pairs
     ]
     device = outs[0].hidden_states[-2].device
     hidden = torch.cat([out.hidden_states[-2].to(device) for out in outs], dim=-1)
@@ -67,5 +68,5 @@ def embed_two(pairs: Sequence[tuple[Any, Any]], prompt: str, size: tuple[int, in
     if zeros and prompt == "":
         hidden, pooled = torch.zeros_like(hidden), torch.zeros_like(pooled)
     # Whole pixels, of which bfloat16 knows only those up to 256: float32, whatever the rest is in.
-    told = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=device)
+    told = sent(torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32), device)
     return {WORDS: hidden, "text_embeds": pooled, "time_ids": told}

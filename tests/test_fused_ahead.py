@@ -9,7 +9,15 @@ import torch
 from dragonkit.edits import Drag, Move
 from dragonkit.edits.base import Branches
 from dragonkit.energy import slopes, total
-from dragonkit.fused import block_kernels, cosine_kernels, fused, layer_kernels, norm_kernels, resize_kernels
+from dragonkit.fused import (
+    attention_kernels,
+    block_kernels,
+    cosine_kernels,
+    fused,
+    layer_kernels,
+    norm_kernels,
+    resize_kernels,
+)
 from dragonkit.fused.ahead import compile_ahead, wanted
 from dragonkit.fused.blocks import fuse
 from dragonkit.gradient import _on_grid
@@ -25,6 +33,7 @@ KERNELS = {
     block_kernels: ("_gated", "_gated_back", "_added"),
     cosine_kernels: ("_products", "_back"),
     resize_kernels: ("_resized", "_resized_back"),
+    attention_kernels: ("_queried_back",),
 }
 
 
@@ -64,23 +73,26 @@ def fused_model(dtype=torch.float32):
     return model
 
 
-def test_what_an_edit_calls_has_been_called_ahead(launched):
-    model = fused_model()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_an_edit_calls_has_been_called_ahead(launched, dtype):
+    model = fused_model(dtype)
     for work in dict(wanted(model.unet, model.vae)).values():
         with torch.no_grad():
             work()
     ahead = set(launched)
     launched.clear()
     with fused("cuda"):
-        model.vae.decode(model.vae.encode(torch.rand(1, 3, 64, 96, device=DEVICE)).latent_dist.mean)
+        model.vae.decode(model.vae.encode(torch.rand(1, 3, 64, 96, device=DEVICE, dtype=dtype)).latent_dist.mean)
+        cond = {name: x.to(dtype) for name, x in model.embed("a ball").items()}
         frame, w, mask = Frame(64, 96), Guidance.preset("iclr"), box(64, 96, 8, 8, 32, 40)
         for task in (Move(mask, by=(24, 16)), Drag([(20.0, 20.0, 40.0, 30.0)], mask)):
-            at = separate(model, torch.randn(1, 4, 8, 12, device=DEVICE), 500, model.embed("a ball"), (2, 3))
+            at = separate(model, torch.randn(1, 4, 8, 12, device=DEVICE, dtype=dtype), 500, cond, (2, 3))
             m = task.regions(frame).to(DEVICE)
             gen, gud = ({k: _on_grid(x, frame.grid) for k, x in at.features.items()} for _ in range(2))
             terms = total((1.0, task.terms(Branches(gen[k], gud[k].detach(), (), k), m, w)) for k in gen)
             at.pull([slopes(terms, list(at.features.values()))])
-    assert len(launched) > 15 and len({said for said, *_ in launched}) == len(list(itertools.chain(*KERNELS.values())))
+    kernels = len(list(itertools.chain(*KERNELS.values()))) - (dtype == torch.float32)  # one is for half precision
+    assert len(launched) > 15 and len({said for said, *_ in launched}) == kernels
     assert launched <= ahead
 
 

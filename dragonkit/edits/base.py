@@ -16,6 +16,7 @@ from dragonkit.errors import InputError
 from dragonkit.guidance import Guidance
 from dragonkit.regions import Frame, as_image, as_mask
 from dragonkit.taps import Ragged
+from dragonkit.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ class Regions:
 
 def _there(x: Any, device: torch.device) -> Any:
     if isinstance(x, Tensor):
-        away = device.type == "cuda" and x.device.type == "cpu"
-        return x.pin_memory().to(device, non_blocking=True) if away else x.to(device)
+        return sent(x, device)
     if isinstance(x, Regions):
         return x.to(device)
     if isinstance(x, Mapping):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dragonkit.fused.attention import Attend
 from dragonkit.fused.blocks import Gate, Norm, Resnet
 from dragonkit.fused.switch import AVAILABLE
 from dragonkit.fused.transformer import Block
@@ -58,6 +59,7 @@ def wanted(denoiser: nn.Module, autoencoder: nn.Module) -> Iterator[Work]:
 
 
 def _blocks(network: nn.Module, *, back: bool) -> Iterator[Work]:
+    from dragonkit.fused.attention_kernels import Queried
     from dragonkit.fused.block_kernels import Added, Gated
     from dragonkit.fused.layer_kernels import AddedNorm
     from dragonkit.fused.norm_kernels import Normalised
@@ -84,6 +86,10 @@ def _blocks(network: nn.Module, *, back: bool) -> Iterator[Work]:
                 kind = AddedNorm, first.dtype, rows.shape[1], adds
                 given = rows, rows if adds else None, norm.weight, norm.bias, norm.eps
                 yield kind, partial(_called, AddedNorm, *given, back=back and adds)
+        elif back and type(module) is Attend and module.is_cross_attention:
+            heads, d = module.heads, module.inner_dim // module.heads
+            q = empty(1, 8, heads, d).transpose(1, 2)
+            yield (Queried, first.dtype, d), partial(_called, Queried, q, q, q, back=True)
         elif type(module) is Gate:
             rows = empty(8, module.proj.out_features)
             yield (Gated, first.dtype, rows.shape[1] % 32 == 0), partial(_called, Gated, rows, back=back)

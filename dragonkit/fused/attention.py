@@ -37,7 +37,7 @@ class Attend(Attention):
             made = self.words(context, self.to_k.weight, self.to_v.weight) if self.words else None
             (q,), (k, v) = _projected(x, self.to_q), made or _projected(context, self.to_k, self.to_v)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
-        return self.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.to_out[0](_attended(q, k, v).transpose(1, 2).flatten(2))
 
     def _plain(self) -> bool:
         """Whether diffusers' own would do the same, and its projections need not be called."""
@@ -49,6 +49,12 @@ class Attend(Attention):
             and not self.training
             and plain(self.to_q, self.to_k, self.to_v)
         )
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    from dragonkit.fused.attention_kernels import Queried, suit
+
+    return Queried.apply(q, k, v) if suit(q, k, v) else F.scaled_dot_product_attention(q, k, v)
 
 
 def stackable(module: nn.Module) -> bool:
