@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dragonkit.fused import fused, one_pass
-from dragonkit.passes import Looking, Pass, Slopes, taking
+from dragonkit.passes import Looking, Pass, Slopes, pulled, taking
 from dragonkit.recorded import Clock, Differentiable, Lane, Named, Recorded, Repeated, Tapped, copies
 from dragonkit.recorder import CUDA, FEATURES, NOISE, Recorder
 from dragonkit.settings import settings
@@ -228,13 +228,13 @@ class Graphs:
             return [x.detach() for x in box]
 
         def backward(slopes: list[Tensor]) -> list[Tensor]:
-            return list(torch.autograd.grad(box, z, slopes, retain_graph=True))
+            return [pulled(box, z, slopes, retain=True)]
 
         def both() -> None:
-            backward([torch.zeros_like(x) for x in forward()])
+            backward([torch.zeros_like(x, dtype=torch.float32) for x in forward()])
 
         def lane(k: int) -> Lane:  # it holds box, and so the numbers that the way back reads
-            slopes = [torch.zeros_like(x) for x in box]
+            slopes = [torch.zeros_like(x, dtype=torch.float32) for x in box]
             with uncounted(unet):
                 (dz,), back = recorder.record(partial(backward, slopes), FEATURES + k)
             return Lane(slopes, back, dz)

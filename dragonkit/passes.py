@@ -141,32 +141,36 @@ class Watched:
         return {layer: x.detach().float().requires_grad_() for layer, x in self.tapped.items()}
 
     def pull(self, energies: Sequence[Slopes]) -> list[Tensor]:
-        """∂L/∂z of each energy L, float32 (B, C, h, w): vector-Jacobian products.
-
-        Half precision ends at 6e-8, and slopes may be less, since an energy is a mean over many cells. So there they
-        travel scaled, image by image, by the power of two that brings the largest to 1, which changes no digit.
+        """∂L/∂z of each energy L, float32 (B, C, h, w).
 
         Args:
             energies: for each the slopes ∂L/∂F, float32, in the order of ``features``. All of them at once: a recorded
                 pass pulls two at a time, and the next pass overwrites what it needs for that.
         """
-        back = self.back or self._back
-        if self.z.dtype == next(iter(self.tapped.values())).dtype:
-            return back(energies)
-        scales = [_unit(slopes) for slopes in energies]
-        pulled = back([[x * scale for x in slopes] for slopes, scale in zip(energies, scales, strict=True)])
-        return [dz / scale for dz, scale in zip(pulled, scales, strict=True)]
+        return (self.back or self._back)(energies)
 
     def _back(self, energies: Sequence[Slopes]) -> list[Tensor]:
         found, last = list(self.tapped.values()), len(energies) - 1
-        halved = [[s.to(x.dtype) for s, x in zip(slopes, found, strict=True)] for slopes in energies]
-        return [torch.autograd.grad(found, self.z, slopes, retain_graph=k < last)[0] for k, slopes in enumerate(halved)]
+        return [pulled(found, self.z, slopes, retain=k < last) for k, slopes in enumerate(energies)]
+
+
+def pulled(features: Sequence[Tensor], z: Tensor, slopes: Slopes, *, retain: bool) -> Tensor:
+    """The vector-Jacobian product ∂L/∂z, float32, of slopes ∂L/∂F of features that autograd has seen computed from z.
+
+    Half precision ends at 6e-8, and slopes may be less, since an energy is a mean over many cells. So there they travel
+    scaled, image by image, by the power of two that brings the largest to 1, which changes no digit.
+    """
+    if features[0].dtype == torch.float32:
+        return torch.autograd.grad(features, z, slopes, retain_graph=retain)[0]
+    scale = _unit(slopes)
+    halved = [(s * scale).to(x.dtype) for s, x in zip(slopes, features, strict=True)]
+    return torch.autograd.grad(features, z, halved, retain_graph=retain)[0] / scale
 
 
 def _unit(slopes: Slopes) -> Tensor:
     """The powers of two, (B, 1, 1, 1), that bring the largest slope of each of the batch to between 1/2 and 1."""
     largest = torch.stack([x.abs().amax((1, 2, 3), keepdim=True) for x in slopes]).amax(0)
-    return torch.ldexp(torch.ones_like(largest), -(largest.log2().floor() + 1).clamp(min=-126))
+    return torch.ldexp(torch.ones_like(largest), -largest.frexp().exponent.clamp(min=-126))
 
 
 def separate(model: Model, z: Tensor, t: int, cond: Cond, layers: Iterable[int]) -> Watched:

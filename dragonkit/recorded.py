@@ -109,7 +109,7 @@ class Differentiable(Recorded):
             for lane, slopes in zip(lanes, abreast, strict=True):
                 copy(lane.slopes, slopes)
             self.recorder.beside([lane.back for lane in lanes])
-            pulled += [lane.dz.to(torch.float32, copy=True) for lane in lanes]
+            pulled += [lane.dz.clone() for lane in lanes]
         return pulled
 
 
