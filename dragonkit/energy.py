@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dragonkit.errors import NonFiniteError
+from dragonkit.fused.finer import Finer, whole
 from dragonkit.fused.switch import is_on
 from dragonkit.regions import pick
 
@@ -37,7 +38,11 @@ class Term:
     region: Literal["edit", "content"] = "content"
 
 
-def similarity(gen: Tensor, gud: Tensor, gen_at: Tensor | None = None, gud_at: Tensor | None = None) -> Tensor:
+Map = Tensor | Finer
+"""A feature map; on a GPU the kit's own edits are given maps that are resized only where they are looked at."""
+
+
+def similarity(gen: Map, gud: Map, gen_at: Tensor | None = None, gud_at: Tensor | None = None) -> Tensor:
     """S (Eq. 4): mean cosine of corresponding feature vectors, mapped to [0, 1].
 
     Args:
@@ -50,15 +55,16 @@ def similarity(gen: Tensor, gud: Tensor, gen_at: Tensor | None = None, gud_at: T
         0-d; 1 if the two are equal up to positive factors.
     """
     if is_on():
-        from dragonkit.fused.cosine_kernels import Cosines, suit
+        from dragonkit.fused.cosines import cosines
 
-        if suit(gen, gud, gen_at, gud_at):
-            return (Cosines.apply(gen, gud.detach(), gen_at, gud_at).mean() + 1) / 2
-    cosine = F.cosine_similarity(pick(gen, gen_at).float(), pick(gud, gud_at).detach().float(), dim=0)
-    return (cosine.mean() + 1) / 2
+        found = cosines(gen, gud, gen_at, gud_at)
+        if found is not None:
+            return (found.mean() + 1) / 2
+    a, b = pick(whole(gen), gen_at), pick(whole(gud), gud_at).detach()
+    return (F.cosine_similarity(a.float(), b.float(), dim=0).mean() + 1) / 2
 
 
-def mean_similarity(gen: Tensor, gud: Tensor, gen_at: Tensor | None = None, gud_at: Tensor | None = None) -> Tensor:
+def mean_similarity(gen: Map, gud: Map, gen_at: Tensor | None = None, gud_at: Tensor | None = None) -> Tensor:
     """S_glob and S_app (Eq. 8, 10): cosine of two regions' mean feature vectors, mapped to [0, 1].
 
     Arguments as in :func:`similarity`, except that the regions may differ in size. Each mean divides by the size of the
@@ -68,12 +74,17 @@ def mean_similarity(gen: Tensor, gud: Tensor, gen_at: Tensor | None = None, gud_
     return (F.cosine_similarity(a, b, dim=0) + 1) / 2
 
 
-def _mean(features: Tensor, at: Tensor | None) -> Tensor:
+def _mean(features: Map, at: Tensor | None) -> Tensor:
     """The mean (C,) of a region's vectors."""
     if not is_on() or at is None or at.dtype != torch.int64:
-        return pick(features, at).float().mean(dim=1)
-    vectors = pick(features).float().t()  # with weights instead of copies: most regions are most of the image
-    return vectors.new_zeros(len(vectors)).index_add(0, at, vectors.new_full(at.shape, 1 / len(at))) @ vectors
+        return pick(whole(features), at).float().mean(dim=1)
+    # With weights instead of copies: most regions are most of the image.
+    height, width = features.size if isinstance(features, Finer) else features.shape[-2:]
+    weights = torch.zeros(height * width, device=at.device)
+    weights = weights.index_add(0, at, torch.full_like(at, 1 / len(at), dtype=torch.float32))
+    if isinstance(features, Finer):
+        weights, features = features.shared(weights), features.coarse
+    return weights @ pick(features).float().t()
 
 
 def attract(s: Tensor, weight: float, alpha: float = 1.0, beta: float = 4.0) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 from dragonkit.edits.base import Branches, Edit, Regions
 from dragonkit.energy import Term, acting, joined, slopes, total
 from dragonkit.fused import fused
+from dragonkit.fused.finer import Finer
 from dragonkit.fused.switch import is_on
 from dragonkit.guidance import Guidance
 from dragonkit.inversion import Path
@@ -86,6 +87,7 @@ class _Slopes:
         self.edit, self.m, self.w, self.grids = edit, m, w, grids
         self.layers = sorted(w.layers)
         self.parts = acting(m.target if w.regional else None)
+        self.late = _kits_own(edit)
         self.terms: list[Term] = []
         self.masks: list[Tensor | None] = []
 
@@ -106,7 +108,8 @@ class _Slopes:
         for k, layer in enumerate(self.layers):  # layer by layer, whose energies only add: less is held at once
             if not weights[layer]:
                 continue
-            own, gud, *refs = (_on_grid(row[k], grid) for row, grid in zip(rows, self.grids, strict=True))
+            maps = [_on_grid(row[k], grid, late=self.late) for row, grid in zip(rows, self.grids, strict=True)]
+            own, gud, *refs = maps
             here = total([(weights[layer], self.edit.terms(Branches(own, gud, tuple(refs), layer), self.m, w))])
             for j, (regions, _) in enumerate(self.parts):
                 some = [term for term in here if term.region in regions]
@@ -119,13 +122,16 @@ class _Slopes:
         return [*(term.value for term in self.terms), *each]
 
 
-def _on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    if is_on():
-        from dragonkit.fused.resize_kernels import Resized, suits
-
-        if suits(x):
-            return Resized.apply(x, grid)
+def _on_grid(x: Tensor, grid: tuple[int, int], *, late: bool = False) -> Any:
+    """A map on the energy's grid; if ``late``, and it can be, resized where somebody looks at it."""
+    if is_on() and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return Finer(x, grid) if late else Finer(x, grid).whole()
     return F.interpolate(x.float(), grid, mode="bilinear")
+
+
+def _kits_own(edit: Edit) -> bool:
+    """Whether all terms are the kit's, which look at maps by :mod:`dragonkit.energy` alone; others may do anything."""
+    return all(kind.terms.__module__.startswith("dragonkit.") for kind in edit.kinds)
 
 
 def frame_of(model: Model, path: Path) -> Frame:

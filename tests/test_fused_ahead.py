@@ -7,20 +7,18 @@ import pytest
 import torch
 
 from dragonkit.edits import Drag, Move
-from dragonkit.edits.base import Branches
-from dragonkit.energy import slopes, total
 from dragonkit.fused import (
     attention_kernels,
     block_kernels,
     cosine_kernels,
     fused,
+    gram_kernels,
     layer_kernels,
     norm_kernels,
-    resize_kernels,
 )
 from dragonkit.fused.ahead import compile_ahead, wanted
 from dragonkit.fused.blocks import fuse
-from dragonkit.gradient import _on_grid
+from dragonkit.gradient import _Slopes
 from dragonkit.guidance import Guidance
 from dragonkit.passes import separate
 from dragonkit.regions import Frame
@@ -32,7 +30,7 @@ KERNELS = {
     layer_kernels: ("_normalised", "_back"),
     block_kernels: ("_gated", "_gated_back", "_added"),
     cosine_kernels: ("_products", "_back"),
-    resize_kernels: ("_resized", "_resized_back"),
+    gram_kernels: ("_grams", "_from_grams", "_shares", "_stencil"),
     attention_kernels: ("_queried_back",),
 }
 
@@ -88,9 +86,9 @@ def test_what_an_edit_calls_has_been_called_ahead(launched, dtype):
         for task in (Move(mask, by=(24, 16)), Drag([(20.0, 20.0, 40.0, 30.0)], mask)):
             at = separate(model, torch.randn(1, 4, 8, 12, device=DEVICE, dtype=dtype), 500, cond, (2, 3))
             m = task.regions(frame).to(DEVICE)
-            gen, gud = ({k: _on_grid(x, frame.grid) for k, x in at.features.items()} for _ in range(2))
-            terms = total((1.0, task.terms(Branches(gen[k], gud[k].detach(), (), k), m, w)) for k in gen)
-            at.pull([slopes(terms, list(at.features.values()))])
+            work = _Slopes(task, m, w, [frame.grid] * 2)
+            found = work([*at.features.values(), *(x.detach() for x in at.tapped.values())])
+            at.pull([found[-2:]])
     kernels = len(list(itertools.chain(*KERNELS.values()))) - (dtype == torch.float32)  # one is for half precision
     assert len(launched) > 15 and len({said for said, *_ in launched}) == kernels
     assert launched <= ahead

@@ -53,7 +53,8 @@ def compile_ahead(device: torch.device, denoiser: nn.Module, autoencoder: nn.Mod
 
 def wanted(denoiser: nn.Module, autoencoder: nn.Module) -> Iterator[Work]:
     """All of it; where the networks are alike, the denoiser's is the last."""
-    yield from _energies(next(denoiser.parameters()).device)
+    first = next(denoiser.parameters())
+    yield from _energies(first.device, first.dtype)
     yield from _blocks(autoencoder, back=False)
     yield from _blocks(denoiser, back=True)
 
@@ -95,17 +96,16 @@ def _blocks(network: nn.Module, *, back: bool) -> Iterator[Work]:
             yield (Gated, first.dtype, rows.shape[1] % 32 == 0), partial(_called, Gated, rows, back=back)
 
 
-def _energies(device: torch.device) -> Iterator[Work]:
+def _energies(device: torch.device, dtype: torch.dtype) -> Iterator[Work]:
     from dragonkit.fused.cosine_kernels import Cosines
-    from dragonkit.fused.resize_kernels import Resized
+    from dragonkit.fused.gram_kernels import GramCosines
 
     maps = torch.zeros(1, 64, 8, 8, device=device).to(memory_format=torch.channels_last)
+    other, grid = maps.to(dtype), (16, 16)
     at, between = torch.zeros(8, dtype=torch.int64, device=device), torch.zeros(8, 2, device=device)
     for k, places in enumerate(((at, at), (at, between), (between, between))):
-        yield (Cosines, k), partial(_called, Cosines, maps, maps, *places, back=True)
-    for dtype in (torch.float32, torch.float16):
-        x = maps.to(dtype)
-        yield (Resized, dtype), partial(_called, Resized, x, (16, 16), back=dtype == torch.float32)
+        yield (Cosines, k), partial(_called, Cosines, maps, other, *places, grid, grid, back=True)
+    yield GramCosines, partial(_called, GramCosines, maps, other, at, grid, back=True)
 
 
 def _called(function: Any, *inputs: Any, back: bool) -> None:
