@@ -12,20 +12,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 1024
+_ROWS, _COLUMNS = 16, 64  # of a program
 
 
 @triton.jit
-def _split(H, M, D, BLOCK: tl.constexpr):
-    """Numbers and gates of a stretch of rows (M, 2 D), where they lie, and where their product does."""
-    begin = tl.program_id(0).to(tl.int64) * BLOCK
-    i = begin + tl.arange(0, BLOCK)
-    there = i < M * D
-    near = (begin % D).to(tl.int32) + tl.arange(0, BLOCK)  # 64 bits take several times as long to divide
-    at = begin // D * 2 * D + near // D * 2 * D + near % D
+def _tile(M, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A program's rows and columns of (M, D), and which of them there are."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    return row.to(tl.int64)[:, None], column[None, :], (row < M)[:, None] & (column < D)[None, :]
+
+
+@triton.jit
+def _split(H, M, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Numbers and gates of some of the rows (M, 2 D), where they lie, and where their product does."""
+    row, column, there = _tile(M, D, ROWS, COLUMNS)
+    at = row * 2 * D + column
     h = tl.load(H + at, there, 0.0).to(tl.float32)
     gate = tl.load(H + at + D, there, 0.0).to(tl.float32)
-    return i, at, there, h, gate
+    return row * D + column, at, there, h, gate
 
 
 @triton.jit
@@ -35,14 +40,14 @@ def _below(x):
 
 
 @triton.jit(do_not_specialize=["M"])
-def _gated(H, Y, M, D, BLOCK: tl.constexpr):
-    i, at, there, h, gate = _split(H, M, D, BLOCK)
+def _gated(H, Y, M, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    i, _, there, h, gate = _split(H, M, D, ROWS, COLUMNS)
     tl.store(Y + i, (h * gate * _below(gate)).to(Y.dtype.element_ty), there)
 
 
 @triton.jit(do_not_specialize=["M"])
-def _gated_back(H, DY, DH, M, D, BLOCK: tl.constexpr):
-    i, at, there, h, gate = _split(H, M, D, BLOCK)
+def _gated_back(H, DY, DH, M, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    i, at, there, h, gate = _split(H, M, D, ROWS, COLUMNS)
     dy = tl.load(DY + i, there, 0.0).to(tl.float32)
     below = _below(gate)
     density = 0.3989422804014327 * tl.exp(-0.5 * gate * gate)
@@ -50,14 +55,20 @@ def _gated_back(H, DY, DH, M, D, BLOCK: tl.constexpr):
     tl.store(DH + at + D, (dy * h * (below + gate * density)).to(DH.dtype.element_ty), there)
 
 
-@triton.jit(do_not_specialize=["count"])
-def _added(X, H, B, Y, count, C, BLOCK: tl.constexpr):
-    begin = tl.program_id(0).to(tl.int64) * BLOCK
-    i = begin + tl.arange(0, BLOCK)
-    there = i < count
-    channel = ((begin % C).to(tl.int32) + tl.arange(0, BLOCK)) % C  # 64 bits take several times as long to divide
-    y = tl.load(X + i, there, 0.0).to(tl.float32) + tl.load(H + i, there, 0.0).to(tl.float32)
-    tl.store(Y + i, (y + tl.load(B + channel, there, 0.0).to(tl.float32)).to(Y.dtype.element_ty), there)
+@triton.jit(do_not_specialize=["M"])
+def _added(X, H, B, Y, M, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row, column, there = _tile(M, C, ROWS, COLUMNS)
+    at = row * C + column
+    y = tl.load(X + at, there, 0.0).to(tl.float32) + tl.load(H + at, there, 0.0).to(tl.float32)
+    bias = tl.load(B + column, column < C, 0.0).to(tl.float32)
+    tl.store(Y + at, (y + bias).to(Y.dtype.element_ty), there)
+
+
+def _launch(kernel: Any, *tensors: Tensor, rows: int, columns: int) -> None:
+    """Let a kernel go over (rows, columns)."""
+    with torch.cuda.device_of(tensors[0]):  # Triton asks the current device, not the tensors'
+        grid = triton.cdiv(rows, _ROWS), triton.cdiv(columns, _COLUMNS)
+        kernel[grid](*tensors, rows, columns, ROWS=_ROWS, COLUMNS=_COLUMNS)
 
 
 class Gated(torch.autograd.Function):
@@ -67,8 +78,7 @@ class Gated(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor) -> Tensor:
         """``h`` is contiguous, (..., 2 D); the result is (..., D)."""
         y = h.new_empty((*h.shape[:-1], h.shape[-1] // 2))
-        with torch.cuda.device_of(h):  # Triton asks the current device, not the tensors'
-            _gated[(triton.cdiv(y.numel(), _BLOCK),)](h, y, y.numel() // y.shape[-1], y.shape[-1], BLOCK=_BLOCK)
+        _launch(_gated, h, y, rows=y[..., 0].numel(), columns=y.shape[-1])
         ctx.save_for_backward(h)
         return y
 
@@ -78,9 +88,7 @@ class Gated(torch.autograd.Function):
         """∂L/∂h."""
         (h,) = ctx.saved_tensors
         dy, dh = dy.contiguous(), torch.empty_like(h)
-        rows, width = dy.numel() // dy.shape[-1], dy.shape[-1]
-        with torch.cuda.device_of(h):
-            _gated_back[(triton.cdiv(dy.numel(), _BLOCK),)](h, dy, dh, rows, width, BLOCK=_BLOCK)
+        _launch(_gated_back, h, dy, dh, rows=dy[..., 0].numel(), columns=dy.shape[-1])
         return dh
 
 
@@ -91,8 +99,7 @@ class Added(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
         """All three of one dtype; so is the result, rounded once."""
         y = torch.empty_like(x)
-        with torch.cuda.device_of(x):
-            _added[(triton.cdiv(y.numel(), _BLOCK),)](x, h, bias, y, y.numel(), y.shape[1], BLOCK=_BLOCK)
+        _launch(_added, x, h, bias, y, rows=y[:, 0].numel(), columns=y.shape[1])
         return y
 
     @staticmethod
