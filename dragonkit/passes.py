@@ -169,7 +169,7 @@ def pulled(features: Sequence[Tensor], z: Tensor, slopes: Slopes, *, retain: boo
 
 def _unit(slopes: Slopes) -> Tensor:
     """The powers of two, (B, 1, 1, 1), that bring the largest slope of each of the batch to between 1/2 and 1."""
-    largest = torch.stack([x.abs().amax((1, 2, 3), keepdim=True) for x in slopes]).amax(0)
+    largest = torch.stack([torch.linalg.vector_norm(x, torch.inf, (1, 2, 3), keepdim=True) for x in slopes]).amax(0)
     return torch.ldexp(torch.ones_like(largest), -largest.frexp().exponent.clamp(min=-126))
 
 

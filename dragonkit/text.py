@@ -60,7 +60,8 @@ def embed_two(pairs: Sequence[tuple[Any, Any]], prompt: str, size: tuple[int, in
         zeros: give zeros for the empty prompt, which is what the model was trained with.
     """
     outs = [
-        encoder(tokens(tokenizer, encoder, prompt)["input_ids"], output_hidden_states=True) for tokenizer, encoder in pairs
+        encoder(tokens(tokenizer, encoder, prompt)["input_ids"], output_hidden_states=True)
+        for tokenizer, encoder in pairs
     ]
     device = outs[0].hidden_states[-2].device
     hidden = torch.cat([out.hidden_states[-2].to(device) for out in outs], dim=-1)

@@ -18,6 +18,7 @@ from dragonkit.fused import fused
 from dragonkit.fused.attention import Attend
 from dragonkit.fused.block_kernels import Added, Gated
 from dragonkit.fused.blocks import Gate, Norm, Resnet, Transformer, fuse
+from dragonkit.fused.convolution_kernels import Product, suits
 from dragonkit.fused.norm_kernels import Normalised
 from dragonkit.passes import separate
 from tests.tiny import fresh_model
@@ -78,9 +79,36 @@ def test_gates_and_sums_and_their_slopes():
     torch.testing.assert_close(y, z.float(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(dh, dg.float(), rtol=1e-5, atol=1e-6)
     a, b, bias, dy = last(2, 12, 5, 3), last(2, 12, 5, 3, seed=1), last(12, seed=2), last(2, 12, 5, 3, seed=3)
-    y, (da, db) = slopes(lambda a, b: Added.apply(a, b, bias), [a, b], dy)
-    torch.testing.assert_close(y, a + b + bias[:, None, None])
-    assert torch.equal(da, dy) and torch.equal(db, dy)
+    for other in (None, last(12, seed=4)):
+        y, (da, db) = slopes(lambda a, b, other=other: Added.apply(a, b, bias, other), [a, b], dy)
+        torch.testing.assert_close(y, a + b + (bias if other is None else bias + other)[:, None, None])
+        assert torch.equal(da, dy) and torch.equal(db, dy)
+
+
+MAPS = [(1, 40, 8, 8, 24), (2, 16, 3, 5, 8), (1, 8, 1, 1, 8), (3, 130, 2, 1, 16), (1, 8, 16, 16, 8)]
+
+
+@pytest.mark.parametrize("shape", MAPS, ids=str)
+def test_convolutions_of_small_maps_and_their_slopes_are_those_of_float64(shape):
+    b, c, h, w, d = shape
+    conv = nn.Conv2d(c, d, 3, padding=1, bias=False).requires_grad_(False)
+    conv = conv.to(DEVICE, torch.float16, memory_format=torch.channels_last)
+    x, dy = last(b, c, h, w).half(), last(b, d, h, w, seed=1).half()
+    assert suits(conv, x)
+    y, (dx,) = slopes(lambda x: Product.apply(x, conv.weight), [x], dy)
+    right, (expected,) = slopes(lambda x: F.conv2d(x, conv.weight.double(), padding=1), [x.double()], dy.double())
+    assert y.is_contiguous(memory_format=torch.channels_last) and dx.is_contiguous(memory_format=torch.channels_last)
+    assert (y - right).norm() <= 1e-3 * right.norm() and (dx - expected).norm() <= 1e-3 * expected.norm()
+
+
+def test_other_convolutions_are_left_to_pytorch():
+    def fits(size=8, dtype=torch.float16, layout=torch.channels_last, kernel=3, **options):
+        conv = nn.Conv2d(8, 8, kernel, **{"padding": 1, **options}).to(DEVICE, dtype, memory_format=layout)
+        return suits(conv, last(1, 8, size, size).to(dtype))
+
+    assert fits() and fits(16)
+    assert not any((fits(17), fits(dtype=torch.float32), fits(layout=torch.contiguous_format), fits(kernel=5)))
+    assert not any((fits(stride=2), fits(padding=0), fits(padding_mode="circular")))
 
 
 def transformer(linear):

@@ -85,7 +85,9 @@ def test_attention_to_words_is_diffusers(trained):
         leaves = [x, words.requires_grad_()] if trained else [x]
         with fused(kernels):
             y = module(x, words)
-        assert any(type(step).__name__ == "QueriedBackward" for step in ancestry(y)) == (kernels == "cuda" and not trained)
+        assert any(type(step).__name__ == "QueriedBackward" for step in ancestry(y)) == (
+            kernels == "cuda" and not trained
+        )
         found.append([y.detach(), *torch.autograd.grad(y, leaves, random(2, 9, 16, seed=3).half())])
     for a, b in zip(*found, strict=True):
         assert (a - b).norm() <= 2e-3 * b.norm()

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from dragonkit.edits import Appearance, Drag, Move, Several
 from dragonkit.edits.base import Branches
 from dragonkit.energy import mean_similarity, similarity, slopes, total
-from dragonkit.fused import fused
 from dragonkit.fused import cosines as chosen
-from dragonkit.fused.cosine_kernels import Cosines
+from dragonkit.fused import fused
 from dragonkit.fused.cosines import cosines
 from dragonkit.fused.finer import Finer
 from dragonkit.fused.gram_kernels import GramCosines
@@ -61,7 +60,13 @@ def test_cosines_and_their_slopes_are_those_of_float64(places):
 
 
 # Of a map, of the grid, and numbers a cell; the other map is of half as many cells where it lies elsewhere.
-GRIDS = [((4, 6), (16, 24), 20), ((5, 7), (10, 14), 70), ((8, 8), (20, 19), 150), ((9, 7), (4, 5), 8), ((1, 3), (6, 1), 16)]
+GRIDS = [
+    ((4, 6), (16, 24), 20),
+    ((5, 7), (10, 14), 70),
+    ((8, 8), (20, 19), 150),
+    ((9, 7), (4, 5), 8),
+    ((1, 3), (6, 1), 16),
+]
 WHERE = {
     "most cells of both": lambda count, size: (cells(4 * count // 5, count, 0),) * 2,
     "all of both": lambda count, size: (None, None),
@@ -219,7 +224,11 @@ def test_only_the_kits_own_terms_are_given_maps_that_are_resized_where_looked_at
     mask, seen = box(64, 96, 8, 8, 32, 40), []
     frame, w = Frame(64, 96, device=DEVICE), Guidance.preset("iclr", "move").replace(layers=(2,), layer_weights=(1.0,))
     x = [features(20, 4, 6), features(20, 4, 6, seed=1).half()]
-    for task in (Move(mask, by=(24, 16)), Own(mask, by=(24, 16)), Several([Move(mask, by=(9, 0)), Own(mask, by=(0, 9))])):
+    for task in (
+        Move(mask, by=(24, 16)),
+        Own(mask, by=(24, 16)),
+        Several([Move(mask, by=(9, 0)), Own(mask, by=(0, 9))]),
+    ):
         work = _Slopes(task, task.regions(frame), w, [frame.grid] * 2)
         with fused("cuda"):
             found = work(x)

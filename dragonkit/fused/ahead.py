@@ -62,6 +62,7 @@ def wanted(denoiser: nn.Module, autoencoder: nn.Module) -> Iterator[Work]:
 def _blocks(network: nn.Module, *, back: bool) -> Iterator[Work]:
     from dragonkit.fused.attention_kernels import Queried
     from dragonkit.fused.block_kernels import Added, Gated
+    from dragonkit.fused.convolution_kernels import Product, suits
     from dragonkit.fused.layer_kernels import AddedNorm
     from dragonkit.fused.norm_kernels import Normalised
 
@@ -79,8 +80,16 @@ def _blocks(network: nn.Module, *, back: bool) -> Iterator[Work]:
             yield kind, partial(_called, Normalised, *given, back=back)
         elif type(module) is Resnet:
             x = cells(module.out_channels)
-            kind = Added, first.dtype, x.shape[1] % 16 == 0
-            yield kind, partial(_called, Added, x, x, module.conv2.bias, back=False)
+            other = None if module.conv_shortcut is None else module.conv_shortcut.bias
+            kind = Added, first.dtype, x.shape[1] % 16 == 0, other is None
+            yield kind, partial(_called, Added, x, x, module.conv2.bias, other, back=False)
+            for conv in (module.conv1, module.conv2):
+                x = cells(conv.in_channels)
+                if suits(conv, x):
+                    yield (
+                        (Product, first.dtype, x.shape[1] % 16 == 0),
+                        partial(_called, Product, x, conv.weight, back=back),
+                    )
         elif type(module) is Block and module.norm_type == "layer_norm":
             for norm, adds in ((module.norm1, False), (module.norm3, True)):
                 rows = empty(8, norm.normalized_shape[0])

@@ -56,19 +56,21 @@ def _gated_back(H, DY, DH, M, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["M"])
-def _added(X, H, B, Y, M, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _added(X, H, B, OTHER, Y, M, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row, column, there = _tile(M, C, ROWS, COLUMNS)
     at = row * C + column
     y = tl.load(X + at, there, 0.0).to(tl.float32) + tl.load(H + at, there, 0.0).to(tl.float32)
     bias = tl.load(B + column, column < C, 0.0).to(tl.float32)
+    if OTHER is not None:
+        bias += tl.load(OTHER + column, column < C, 0.0).to(tl.float32)
     tl.store(Y + at, (y + bias).to(Y.dtype.element_ty), there)
 
 
-def _launch(kernel: Any, *tensors: Tensor, rows: int, columns: int) -> None:
+def _launch(kernel: Any, first: Tensor, *others: Tensor | None, rows: int, columns: int) -> None:
     """Let a kernel go over (rows, columns)."""
-    with torch.cuda.device_of(tensors[0]):  # Triton asks the current device, not the tensors'
+    with torch.cuda.device_of(first):  # Triton asks the current device, not the tensors'
         grid = triton.cdiv(rows, _ROWS), triton.cdiv(columns, _COLUMNS)
-        kernel[grid](*tensors, rows, columns, ROWS=_ROWS, COLUMNS=_COLUMNS)
+        kernel[grid](first, *others, rows, columns, ROWS=_ROWS, COLUMNS=_COLUMNS)
 
 
 class Gated(torch.autograd.Function):
@@ -93,16 +95,19 @@ class Gated(torch.autograd.Function):
 
 
 class Added(torch.autograd.Function):
-    """``x + h + bias[:, None, None]`` of two (B, C, h, w), channels last; the bias (C,) is not differentiated."""
+    """``x + h + bias[:, None, None]`` of two (B, C, h, w), channels last, and another bias, if there is one.
+
+    The biases (C,) are not differentiated.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
-        """All three of one dtype; so is the result, rounded once."""
+    def forward(ctx: Any, x: Tensor, h: Tensor, bias: Tensor, other: Tensor | None) -> Tensor:
+        """All of one dtype; so is the result, rounded once."""
         y = torch.empty_like(x)
-        _launch(_added, x, h, bias, y, rows=y[:, 0].numel(), columns=y.shape[1])
+        _launch(_added, x, h, bias, other, y, rows=y[:, 0].numel(), columns=y.shape[1])
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """It goes to both as it is."""
-        return dy, dy, None
+        return dy, dy, None, None

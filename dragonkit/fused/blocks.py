@@ -61,11 +61,11 @@ class Resnet(ResnetBlock2D):
             return super().forward(input_tensor, temb, *args, **kwargs)
         from dragonkit.fused.block_kernels import Added
 
-        x, bias = input_tensor, self.conv2.bias
+        x, other = input_tensor, None
         h = self.norm2(_unbiased(self.conv1, self.norm1(x)), self._shift(temb))
         if self.conv_shortcut is not None:
-            x, bias = _unbiased(self.conv_shortcut, x), bias + self.conv_shortcut.bias
-        return Added.apply(x, _unbiased(self.conv2, h), bias)
+            x, other = _unbiased(self.conv_shortcut, x), self.conv_shortcut.bias
+        return Added.apply(x, _unbiased(self.conv2, h), self.conv2.bias, other)
 
     def _shift(self, temb: Tensor | None) -> Tensor:
         """What is added to the channels between the convolutions, (1 or B, C)."""
@@ -132,6 +132,10 @@ def _unbiased(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A convolution without its bias; one of 1x1 is a matrix product."""
     if conv.kernel_size == (1, 1):
         return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1)).permute(0, 3, 1, 2)
+    from dragonkit.fused.convolution_kernels import Product, suits
+
+    if suits(conv, x):
+        return Product.apply(x, conv.weight)
     return Convolved.apply(x, conv.weight, list(conv.stride), list(conv.padding))
 
 

@@ -40,7 +40,7 @@ def _parts(x: Tensor | Finer) -> tuple[Tensor, tuple[int, int]]:
 
 
 def _suits(x: Tensor | Finer, at: Tensor | None) -> bool:
-    """Whether the kernels read such a map at such places: float32 if it is on its own grid, as PyTorch computes then."""
+    """Whether the kernels read such a map at such places; on its own grid float32, for PyTorch rounds to what it is."""
     f, _ = _parts(x)
     return (
         (isinstance(x, Finer) or f.dtype == torch.float32)

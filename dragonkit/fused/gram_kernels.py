@@ -2,8 +2,8 @@
 
 Each vector a of the grid lies between four of its map, a = Σ wᵢ Aᵢ, so that a·b = Σ wᵢ wⱼ Aᵢ·Bⱼ: the products of the
 maps' own neighbours are all that is needed, and each is needed for many cells of the grid. The way back is as short:
-∂L/∂a = s b - r a for each cell, so ∂L/∂Aᵢ = Σⱼ Sᵢⱼ Bⱼ - Rᵢⱼ Aⱼ over a cell's nine neighbours j, where Sᵢⱼ adds up s wᵢ wⱼ
-of the grid's cells between them. No number of the grid's many vectors is ever written.
+∂L/∂a = s b - r a for each cell, so ∂L/∂Aᵢ = Σⱼ Sᵢⱼ Bⱼ - Rᵢⱼ Aⱼ over a cell's nine neighbours j, itself among them, where
+Sᵢⱼ adds up s wᵢ wⱼ of the grid's cells between the two, and Rᵢⱼ r wᵢ wⱼ. No vector of the grid is ever written.
 """
 
 # Triton compiles these functions for each set of constants, in capitals here as in its own documentation.
@@ -33,7 +33,7 @@ def _dot(total, x, y):
 
 @triton.jit(do_not_specialize=["h", "w"])
 def _grams(A, B, GRAMS, h, w, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of every cell p with its neighbours q to the right, r below and s below to the right; the last have themselves."""
+    """Of each cell p with its neighbours q on the right, r below and s below on the right; the last have themselves."""
     p = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     real = p < h * w
     right, down = tl.where(p % w < w - 1, 1, 0), tl.where(p // w < h - 1, w, 0)
@@ -190,7 +190,5 @@ class GramCosines(torch.autograd.Function):
         shares = torch.zeros((h * w, 2 * _NEIGHBOURS), device=a.device)
         with torch.cuda.device_of(a):
             _shares[(triton.cdiv(len(products), _PLACES),)](products, g, ctx.at, shares, *ctx.rest)
-            _stencil[(triton.cdiv(h * w, _ROWS), triton.cdiv(c, _COLUMNS))](
-                a, b, shares, da, h, w, c, _ROWS, _COLUMNS
-            )
+            _stencil[(triton.cdiv(h * w, _ROWS), triton.cdiv(c, _COLUMNS))](a, b, shares, da, h, w, c, _ROWS, _COLUMNS)
         return da, None, None, None

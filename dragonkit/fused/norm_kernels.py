@@ -20,10 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_TILE = 4096  # numbers a program holds at once
+_TILE = 2048  # numbers a program holds at once
 _PROGRAMS = 512  # about four for each multiprocessor of a large GPU
 _SPLITS = 128  # stretches of rows at most
-_WARPS = 8
+_WARPS, _WARPS_BACK = 8, 4
 
 
 @triton.jit
@@ -83,11 +83,10 @@ def _standard(X, SUMS, HW, C, S, eps, CG: tl.constexpr, GROUPS: tl.constexpr, SP
 
 
 @triton.jit
-def _inner(X, DY, w, bias, shift, at, there, mean, rstd, silu):
+def _inner(x, dy, w, bias, shift, there, mean, rstd, silu):
     """The normalised numbers x̂ of a tile, and ∂L/∂x̂."""
-    x = tl.load(X + at, there, 0.0).to(tl.float32) + shift
-    x = tl.where(there, (x - mean[None, :, None]) * rstd[None, :, None], 0.0)
-    slope = tl.load(DY + at, there, 0.0).to(tl.float32)
+    x = tl.where(there, (x.to(tl.float32) + shift - mean[None, :, None]) * rstd[None, :, None], 0.0)
+    slope = dy.to(tl.float32)
     y = x * w + bias
     gate = tl.sigmoid(y)
     return x, tl.where(silu != 0, slope * gate * (1.0 + y * (1.0 - gate)), slope) * w
@@ -148,15 +147,17 @@ def _forward(
     begin = tl.program_id(2) * rows
     last = tl.minimum(begin + rows, HW)
     channel, real = _channels(C, CG, GROUPS, WIDTH)
-    mean, rstd = _standard(X, SUMS, HW, C, S, eps, CG, GROUPS, SPLITS)
+    at, there = _rows(begin, last, channel, real, HW, C, R)
+    x = tl.load(X + at, there, 0.0)  # before the totals: both are on their way at once
     shift = _shift(SHIFT, shifted, channel, real, C)
     w, bias = tl.load(W + channel, real, 0.0).to(tl.float32), tl.load(B + channel, real, 0.0).to(tl.float32)
+    mean, rstd = _standard(X, SUMS, HW, C, S, eps, CG, GROUPS, SPLITS)
     for row0 in range(begin, last, R):
-        at, there = _rows(row0, last, channel, real, HW, C, R)
-        x = tl.load(X + at, there, 0.0).to(tl.float32) + shift
-        y = (x - mean[None, :, None]) * rstd[None, :, None] * w + bias
+        y = (x.to(tl.float32) + shift - mean[None, :, None]) * rstd[None, :, None] * w + bias
         y = tl.where(silu != 0, y * tl.sigmoid(y), y)
         tl.store(Y + at, y.to(Y.dtype.element_ty), there)
+        at, there = _rows(row0 + R, last, channel, real, HW, C, R)
+        x = tl.load(X + at, there, 0.0)
 
 
 @triton.jit(do_not_specialize=["shifted", "HW", "rows", "S", "silu"])
@@ -184,16 +185,19 @@ def _backward_sums(
     begin = tl.program_id(2) * rows
     last = tl.minimum(begin + rows, HW)
     channel, real = _channels(C, CG, GROUPS, WIDTH)
-    mean, rstd = _standard(X, SUMS, HW, C, S, eps, CG, GROUPS, SPLITS)
+    at, there = _rows(begin, last, channel, real, HW, C, R)
+    x, dy = tl.load(X + at, there, 0.0), tl.load(DY + at, there, 0.0)  # before the totals, as above
     shift = _shift(SHIFT, shifted, channel, real, C)
     w, bias = tl.load(W + channel, real, 0.0).to(tl.float32), tl.load(B + channel, real, 0.0).to(tl.float32)
+    mean, rstd = _standard(X, SUMS, HW, C, S, eps, CG, GROUPS, SPLITS)
     a = tl.zeros((R, GROUPS, WIDTH), tl.float32)
     b = tl.zeros((R, GROUPS, WIDTH), tl.float32)
     for row0 in range(begin, last, R):
-        at, there = _rows(row0, last, channel, real, HW, C, R)
-        x, slope = _inner(X, DY, w, bias, shift, at, there, mean, rstd, silu)
+        inner, slope = _inner(x, dy, w, bias, shift, there, mean, rstd, silu)
         a += slope
-        b += slope * x
+        b += slope * inner
+        at, there = _rows(row0 + R, last, channel, real, HW, C, R)
+        x, dy = tl.load(X + at, there, 0.0), tl.load(DY + at, there, 0.0)
     _keep(SLOPES, tl.sum(tl.sum(a, 2), 0), tl.sum(tl.sum(b, 2), 0), C, S, CG, GROUPS)
 
 
@@ -223,15 +227,18 @@ def _backward(
     begin = tl.program_id(2) * rows
     last = tl.minimum(begin + rows, HW)
     channel, real = _channels(C, CG, GROUPS, WIDTH)
-    mean, rstd = _standard(X, SUMS, HW, C, S, eps, CG, GROUPS, SPLITS)
+    at, there = _rows(begin, last, channel, real, HW, C, R)
+    x, dy = tl.load(X + at, there, 0.0), tl.load(DY + at, there, 0.0)  # before the totals, as above
     shift = _shift(SHIFT, shifted, channel, real, C)
     w, bias = tl.load(W + channel, real, 0.0).to(tl.float32), tl.load(B + channel, real, 0.0).to(tl.float32)
+    mean, rstd = _standard(X, SUMS, HW, C, S, eps, CG, GROUPS, SPLITS)
     a, b = _means(SLOPES, HW, C, S, CG, GROUPS, SPLITS)
     for row0 in range(begin, last, R):
-        at, there = _rows(row0, last, channel, real, HW, C, R)
-        x, slope = _inner(X, DY, w, bias, shift, at, there, mean, rstd, silu)
-        dx = (slope - a[None, :, None] - x * b[None, :, None]) * rstd[None, :, None]
+        inner, slope = _inner(x, dy, w, bias, shift, there, mean, rstd, silu)
+        dx = (slope - a[None, :, None] - inner * b[None, :, None]) * rstd[None, :, None]
         tl.store(DX + at, dx.to(DX.dtype.element_ty), there)
+        at, there = _rows(row0 + R, last, channel, real, HW, C, R)
+        x, dy = tl.load(X + at, there, 0.0), tl.load(DY + at, there, 0.0)
 
 
 @dataclass(frozen=True)
@@ -256,7 +263,7 @@ class _Plan:
         # Few different constants: each set of them is compiled, which takes a third of a second.
         constants = {"CG": size, "R": tile, "GROUPS": together, "WIDTH": columns, "SPLITS": _SPLITS}
         grid = n, groups // together, triton.cdiv(lines, rows)
-        return cls(grid, (lines, c, rows, grid[2]), {**constants, "num_warps": _WARPS})
+        return cls(grid, (lines, c, rows, grid[2]), constants)
 
     def sums(self, x: Tensor, groups: int) -> Tensor:
         return torch.empty((x.shape[0], groups, self.grid[2], 2), device=x.device, dtype=torch.float32)
@@ -287,8 +294,9 @@ class Normalised(torch.autograd.Function):
         shift = _spaced(shift)
         shifting = (x, 0) if shift is None else (shift, shift.stride(0) or 1)
         with torch.cuda.device_of(x):  # Triton asks the current device, not the tensors'
-            _forward_sums[plan.grid](x, *shifting, sums, *plan.numbers, **plan.constants)
-            _forward[plan.grid](x, y, weight, bias, *shifting, sums, *plan.numbers, eps, int(silu), **plan.constants)
+            options = {**plan.constants, "num_warps": _WARPS}
+            _forward_sums[plan.grid](x, *shifting, sums, *plan.numbers, **options)
+            _forward[plan.grid](x, y, weight, bias, *shifting, sums, *plan.numbers, eps, int(silu), **options)
         ctx.save_for_backward(x, shift, weight, bias, sums)
         ctx.groups, ctx.eps, ctx.silu = groups, eps, silu
         return y
@@ -303,6 +311,7 @@ class Normalised(torch.autograd.Function):
         shifting = (x, 0) if shift is None else (shift, shift.stride(0) or 1)
         given = (weight, bias, *shifting, sums, slopes, *plan.numbers, ctx.eps, int(ctx.silu))
         with torch.cuda.device_of(x):
-            _backward_sums[plan.grid](x, dy, *given, **plan.constants)
-            _backward[plan.grid](x, dy, dx, *given, **plan.constants)
+            options = {**plan.constants, "num_warps": _WARPS_BACK}
+            _backward_sums[plan.grid](x, dy, *given, **options)
+            _backward[plan.grid](x, dy, dx, *given, **options)
         return dx, None, None, None, None, None, None
