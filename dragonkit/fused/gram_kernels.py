@@ -2,7 +2,7 @@
 
 Each vector a of the grid lies between four of its map, a = Σ wᵢ Aᵢ, so that a·b = Σ wᵢ wⱼ Aᵢ·Bⱼ: the products of the
 maps' own neighbours are all that is needed, and each is needed for many cells of the grid. The way back is as short:
-∂L/∂a = s b - r a for each cell, so ∂L/∂Aᵢ = Σⱼ Sᵢⱼ Bⱼ - Rᵢⱼ Aⱼ over the nine cells j next to i, itself among them, where
+∂L/∂a = s b - r a for each cell, so ∂L/∂Aᵢ = Σⱼ Sᵢⱼ Bⱼ - Rᵢⱼ Aⱼ over i itself and the eight cells j next to it, where
 Sᵢⱼ adds up s wᵢ wⱼ of the grid's cells between the two, and Rᵢⱼ r wᵢ wⱼ. No vector of the grid is ever written.
 """
 
