@@ -16,6 +16,7 @@ from dragonkit.fused import (
     gram_kernels,
     layer_kernels,
     norm_kernels,
+    resize_kernels,
 )
 from dragonkit.fused.ahead import compile_ahead, wanted
 from dragonkit.fused.blocks import fuse
@@ -32,6 +33,7 @@ KERNELS = {
     block_kernels: ("_gated", "_gated_back", "_added"),
     cosine_kernels: ("_products", "_back"),
     gram_kernels: ("_grams", "_from_grams", "_shares", "_stencil"),
+    resize_kernels: ("_resized_back",),
     attention_kernels: ("_queried_back",),
     convolution_kernels: ("_columns", "_summed"),
 }

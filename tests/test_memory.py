@@ -142,8 +142,13 @@ def test_pictures_as_large_as_those_of_training_are_coded_whole(family: str) -> 
     model, (high, wide) = family_model(family), family_model(family).size
     image, task = picture(high, wide), Move(box(high, wide, 8, 8, 32, 32), by=(16, 8))
     w = Guidance.preset(model.default_guidance).replace(steps=2)
+    shapes: list[tuple[int, ...]] = []
+    handle = model.vae.decoder.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
     full, low = (run(model, image, task, w, memory=memory) for memory in ("full", "low"))
-    assert torch.equal(low.tensor, full.tensor)
+    handle.remove()
+    assert shapes == [(1, 4, high // model.factor, wide // model.factor)] * 2
+    # Some processors' convolutions round by where their inputs lie; tiles would differ by more than that.
+    torch.testing.assert_close(low.tensor, full.tensor, rtol=0, atol=1e-4)
 
 
 class Recording:

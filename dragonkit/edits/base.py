@@ -23,6 +23,9 @@ from dragonkit.transfer import sent
 class Branches:
     """Features of one decoder layer at one step, float32 (1, C, h, w) on the feature grid (``Frame.grid``).
 
+    On a GPU the kit's own edits are given maps that are resized where :mod:`dragonkit.energy` looks at them
+    (:class:`dragonkit.fused.finer.Finer`); whoever writes other terms has tensors.
+
     Args:
         gen: F_gen, the generation branch's; the gradient flows through these.
         gud: F_gud, the guidance branch's: the image being edited.

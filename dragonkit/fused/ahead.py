@@ -86,10 +86,8 @@ def _blocks(network: nn.Module, *, back: bool) -> Iterator[Work]:
             for conv in (module.conv1, module.conv2):
                 x = cells(conv.in_channels)
                 if suits(conv, x):
-                    yield (
-                        (Product, first.dtype, x.shape[1] % 16 == 0),
-                        partial(_called, Product, x, conv.weight, back=back),
-                    )
+                    kind = Product, first.dtype, x.shape[1] % 16 == 0
+                    yield kind, partial(_called, Product, x, conv.weight, back=back)
         elif type(module) is Block and module.norm_type == "layer_norm":
             for norm, adds in ((module.norm1, False), (module.norm3, True)):
                 rows = empty(8, norm.normalized_shape[0])
@@ -107,6 +105,7 @@ def _blocks(network: nn.Module, *, back: bool) -> Iterator[Work]:
 
 def _energies(device: torch.device, dtype: torch.dtype) -> Iterator[Work]:
     from dragonkit.fused.cosine_kernels import Cosines
+    from dragonkit.fused.finer import Finer
     from dragonkit.fused.gram_kernels import GramCosines
 
     maps = torch.zeros(1, 64, 8, 8, device=device).to(memory_format=torch.channels_last)
@@ -114,6 +113,7 @@ def _energies(device: torch.device, dtype: torch.dtype) -> Iterator[Work]:
     at, between = torch.zeros(8, dtype=torch.int64, device=device), torch.zeros(8, 2, device=device)
     for k, places in enumerate(((at, at), (at, between), (between, between))):
         yield (Cosines, k), partial(_called, Cosines, maps, other, *places, grid, grid, back=True)
+    yield Finer.shared, partial(Finer(other, grid).shared, torch.zeros(256, device=device))
     yield GramCosines, partial(_called, GramCosines, maps, other, at, grid, back=True)
 
 

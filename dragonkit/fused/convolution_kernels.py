@@ -2,7 +2,7 @@
 
 At 8 x 8 cells and 1280 channels a 3 x 3 convolution is all weights: 64 rows against 15 million numbers. Libraries'
 convolutions share such work out by rows and leave most of a large GPU without any; their matrix products share it out
-by what is added up, too. Laying nine neighbours of every cell beside each other takes a tenth of what that gains.
+by what is added up, too. What is multiplied are nine neighbours of every cell, laid out beside each other.
 """
 
 # Triton compiles these functions for each set of constants, in capitals here as in its own documentation.
@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 _ROWS, _COLUMNS = 8, 128
-_MOST = 256  # cells of all images: with more an H200 is as fast by convolution, or faster
+_MOST = 256  # cells of all images: up to here products took an H200 0.45 to 0.9 of a convolution's time
 
 
 @triton.jit

@@ -34,10 +34,10 @@ class Finer:
 
     def shared(self, weights: Tensor) -> Tensor:
         """What cells of the map count in a sum of the grid's with ``weights``, float32 (H · W,): (h · w,)."""
-        h, w = self.coarse.shape[2:]
-        slopes = weights.reshape(1, 1, *self.size)
-        resizing = torch.ops.aten.upsample_bilinear2d_backward
-        return resizing(slopes, list(self.size), [1, 1, h, w], False).flatten()
+        from dragonkit.fused.resize_kernels import resized_back
+
+        shape = torch.Size([1, 1, *self.coarse.shape[2:]])
+        return resized_back(weights.reshape(1, 1, *self.size), shape, torch.float32).flatten()
 
     def whole(self) -> Tensor:
         """All of it, float32 (B, C, H, W)."""

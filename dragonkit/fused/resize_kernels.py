@@ -1,7 +1,8 @@
 """Bilinear resizing of feature maps as Triton kernels for tensors whose channels lie together.
 
-Energies compare features on a finer grid than the denoiser's, in float32: at 512 px and 1280 channels 80 MB a map. What
-takes time is to write them, and to read their slopes. PyTorch's kernels take several times as long as that.
+Energies compare features on a finer grid than the denoiser's, in float32: at 512 px and 1280 channels 80 MB a map. The
+kit's own look at them where they lie (:mod:`dragonkit.fused.finer`), all others get them whole. What takes time then is
+to write them, and to read their slopes; PyTorch's kernels take several times as long as that.
 """
 
 # Triton compiles these functions for each set of constants, in capitals here as in its own documentation.
@@ -82,13 +83,8 @@ def _resized_back(DY, DX, h, w, H, W, C, down, right, CELLS: tl.constexpr, COLUM
     tl.store(DX + ((image * h + line) * w + cell)[:, None] * C + c, total.to(DX.dtype.element_ty), real)
 
 
-def suits(x: Tensor) -> bool:
-    """Whether a map lies as the kernels read it."""
-    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-
-
 class Resized(torch.autograd.Function):
-    """``F.interpolate(x.float(), size, mode="bilinear")`` of a map (B, C, h, w) that :func:`suits`."""
+    """``F.interpolate(x.float(), size, mode="bilinear")`` of a map (B, C, h, w), channels last."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -104,12 +100,17 @@ class Resized(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         """∂L/∂x."""
-        (b, c, h, w), size = ctx.shape, tuple(dy.shape[2:])
-        dy = dy.contiguous(memory_format=torch.channels_last)
-        dx = torch.empty(ctx.shape, dtype=ctx.dtype, device=dy.device, memory_format=torch.channels_last)
-        with torch.cuda.device_of(dy):
-            _resized_back[_grid(b, h, w, c)](dy, dx, h, w, *size, c, h / size[0], w / size[1], _CELLS, _COLUMNS)
-        return dx, None
+        return resized_back(dy, ctx.shape, ctx.dtype), None
+
+
+def resized_back(dy: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """∂L/∂x, of x's ``shape`` (B, C, h, w), channels last, and ``dtype``, from ∂L/∂y (B, C, H, W)."""
+    (b, c, h, w), size = shape, tuple(dy.shape[2:])
+    dy = dy.contiguous(memory_format=torch.channels_last)
+    dx = torch.empty(shape, dtype=dtype, device=dy.device, memory_format=torch.channels_last)
+    with torch.cuda.device_of(dy):
+        _resized_back[_grid(b, h, w, c)](dy, dx, h, w, *size, c, h / size[0], w / size[1], _CELLS, _COLUMNS)
+    return dx
 
 
 def _grid(images: int, height: int, width: int, channels: int) -> tuple[int, int, int]:
