@@ -364,6 +364,25 @@ def test_a_run_that_is_not_finite_names_step_and_term(model, path, value, messag
     assert hooks(model) == 0
 
 
+@pytest.mark.parametrize(("value", "message"), [(True, "energy term 'bad'"), (False, "gradient of .*'bad'")])
+def test_where_nobody_waits_for_the_device_the_step_is_named_all_the_same(value, message, monkeypatch):
+    class Late(editor.Watch):
+        """As on a GPU: what is noted is looked at when somebody asks."""
+
+        def add(self, *args):
+            self.check = lambda: None
+            super().add(*args)
+            del self.check
+
+    monkeypatch.setattr(editor, "Watch", Late)
+    steps, decoded = [], []
+    model = fresh_model()
+    model.vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(args[0].isfinite().all()))
+    with pytest.raises(NonFiniteError, match=f"step 1 .*{message}"):
+        run(model, Broken(value), on_step=lambda trace: steps.append(1))
+    assert len(steps) == SHORT.steps and decoded == [value]  # a gradient's NaN would be the picture's, too
+
+
 def test_an_abandoned_generator_leaves_no_hook(model, path):
     steps = editor.edit_steps(model, path, MOVE, path.cond, SHORT)
     next(steps), next(steps)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dragonkit.edits import Appearance, Drag, Move, Several
+from dragonkit.edits import Appearance, Drag, Move, Paste, Several
 from dragonkit.edits.base import Branches
 from dragonkit.energy import mean_similarity, similarity, slopes, total
 from dragonkit.fused import cosines as chosen
@@ -15,6 +15,7 @@ from dragonkit.fused.gram_kernels import GramCosines
 from dragonkit.fused.resize_kernels import Resized
 from dragonkit.gradient import _on_grid, _Slopes
 from dragonkit.guidance import Guidance
+from dragonkit.many.abreast import Abreast
 from dragonkit.regions import Frame, pick
 from tests.tiny import box, picture
 
@@ -238,3 +239,18 @@ def test_only_the_kits_own_terms_are_given_maps_that_are_resized_where_looked_at
         for a, b in zip(found, right, strict=True):
             assert (a - b).norm() <= 1e-5 * b.norm()
     assert seen == [True, False, False]
+
+
+def test_edits_of_a_batch_look_each_at_its_own_map():
+    mask, frame = box(64, 96, 8, 8, 32, 40), Frame(64, 96, device=DEVICE)
+    task = Abreast([Move(mask, by=(24, 16)), Paste(picture(64, 64, 3), box(64, 64, 8, 8, 32, 40), at=(40, 30))])
+    w = Guidance.preset("iclr", "move").replace(layers=(2,), layer_weights=(1.0,), w_contrast=0.3)
+    work = _Slopes(task, task.regions(frame), w, [frame.grid, frame.grid, Frame(64, 64).grid])
+    x = [torch.cat([features(20, 4, 6, seed=s), features(20, 4, 6, seed=s + 1)]) for s in (0, 2)]
+    x = [x[0], x[1].half().to(memory_format=torch.channels_last), features(20, 4, 4, seed=4).half()]
+    with fused("cuda"):
+        found, names = work(x), [term.name for term in work.terms]
+    right = work(x)
+    assert work.late and names == [term.name for term in work.terms] and len(found) == len(right) > len(names)
+    for a, b in zip(found, right, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
