@@ -93,9 +93,8 @@ def test_what_an_edit_calls_has_been_called_ahead(launched, dtype):
             work = _Slopes(task, m, w, [frame.grid] * 2)
             found = work([*at.features.values(), *(x.detach() for x in at.tapped.values())])
             at.pull([found[-2:]])
-    kernels = len(list(itertools.chain(*KERNELS.values()))) - 3 * (
-        dtype == torch.float32
-    )  # three are for half precision
+    halves = 3 if dtype == torch.float32 else 0  # kernels that are for half precision alone
+    kernels = len(list(itertools.chain(*KERNELS.values()))) - halves
     assert len(launched) > 15 and len({said for said, *_ in launched}) == kernels
     assert launched <= ahead
 

@@ -222,11 +222,8 @@ class Cosines(torch.autograd.Function):
         (a_how, a_at), (b_how, b_at) = places(a_at), places(b_at)
         n = a_size[0] * a_size[1] if a_at is None else len(a_at)
         cosines, products = (torch.empty(shape, device=a.device) for shape in ((n,), (n, 3)))
-        fine = a.shape[2:] != a_size, b.shape[2:] != b_size
-        ctx.rest = (
-            *(n, *a.shape[2:], *a_size, *b.shape[2:], *b_size, a.shape[1]),
-            *(a_how, b_how, *fine, _ROWS, _COLUMNS),
-        )
+        sizes = *a.shape[2:], *a_size, *b.shape[2:], *b_size, a.shape[1]
+        ctx.rest = n, *sizes, a_how, b_how, a.shape[2:] != a_size, b.shape[2:] != b_size, _ROWS, _COLUMNS
         with torch.cuda.device_of(a):  # Triton asks the current device, not the tensors'
             _products[(triton.cdiv(n, _ROWS),)](a, b, a_at, b_at, cosines, products, *ctx.rest)
         ctx.places = a_at, b_at

@@ -22,8 +22,8 @@ from dragonkit.fused.cosine_kernels import Size, _corners, _finish, _read, _slop
 
 _ROWS, _COLUMNS = 4, 128
 _PLACES = 128
-_GRAMS = 19  # 5 pairs of two cells of one map, twice, and 9 of both
-_NEIGHBOURS = 9
+_GRAMS = tl.constexpr(19)  # 5 pairs of two cells of one map, twice, and 9 of both
+_NEIGHBOURS = tl.constexpr(9)  # itself among them
 
 
 @triton.jit
@@ -56,7 +56,7 @@ def _grams(A, B, GRAMS, h, w, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
         pp, pq, qp = _dot(pp, ap, bp), _dot(pq, ap, bq), _dot(qp, aq, bp)
         pr, rp, ps = _dot(pr, ap, br), _dot(rp, ar, bp), _dot(ps, ap, bs)
         sp, qr, rq = _dot(sp, a_s, bp), _dot(qr, aq, br), _dot(rq, ar, bq)
-    at = GRAMS + p * 19
+    at = GRAMS + p * _GRAMS
     tl.store(at, app, real)
     tl.store(at + 1, apq, real)
     tl.store(at + 2, apr, real)
@@ -80,7 +80,7 @@ def _grams(A, B, GRAMS, h, w, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _gram(GRAMS, cell, k, there):
-    return tl.load(GRAMS + cell * 19 + k, there, 0.0)
+    return tl.load(GRAMS + cell * _GRAMS + k, there, 0.0)
 
 
 @triton.jit
@@ -94,12 +94,18 @@ def _square(GRAMS, k, p, q, r, s, wp, wq, wr, ws, there):
     return tl.maximum(own + 2.0 * pairs, 0.0)
 
 
+@triton.jit
+def _placed(AT, N, h, w, H, W, HOW: tl.constexpr, CELLS: tl.constexpr):
+    """A program's places, which of them there are, and the map's cells that they lie between, with their shares."""
+    n = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+    x, _, y, _, _, _ = _corners(AT, n, n < N, H, W, HOW)
+    p, q, r, s, wp, wq, wr, ws = _taps(x, y, h, w, H, W)
+    return n, n < N, p, q, r, s, wp, wq, wr, ws
+
+
 @triton.jit(do_not_specialize=["N", "h", "w", "H", "W"])
 def _from_grams(GRAMS, AT, COSINES, PRODUCTS, N, h, w, H, W, HOW: tl.constexpr, CELLS: tl.constexpr):
-    n = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
-    there = n < N
-    x, _, y, _, _, _ = _corners(AT, n, there, H, W, HOW)
-    p, q, r, s, wp, wq, wr, ws = _taps(x, y, h, w, H, W)
+    n, there, p, q, r, s, wp, wq, wr, ws = _placed(AT, N, h, w, H, W, HOW, CELLS)
     aa = _square(GRAMS, 0, p, q, r, s, wp, wq, wr, ws, there)
     bb = _square(GRAMS, 5, p, q, r, s, wp, wq, wr, ws, there)
     ab = wp * wp * _gram(GRAMS, p, 10, there) + wq * wq * _gram(GRAMS, q, 10, there)
@@ -116,35 +122,33 @@ def _from_grams(GRAMS, AT, COSINES, PRODUCTS, N, h, w, H, W, HOW: tl.constexpr, 
 @triton.jit
 def _add(SHARES, i, j, s, r, w, there):
     """Add to what cell i has of its neighbour j."""
-    at = SHARES + i * 18 + (j // w - i // w + 1) * 3 + j % w - i % w + 1
+    at = SHARES + i * (2 * _NEIGHBOURS) + (j // w - i // w + 1) * 3 + j % w - i % w + 1
     tl.atomic_add(at, s, there, sem="relaxed")
-    tl.atomic_add(at + 9, r, there, sem="relaxed")
+    tl.atomic_add(at + _NEIGHBOURS, r, there, sem="relaxed")
+
+
+@triton.jit
+def _add_both(SHARES, i, j, s, r, w, there):
+    """The same, and to what j has of i."""
+    _add(SHARES, i, j, s, r, w, there)
+    _add(SHARES, j, i, s, r, w, there)
 
 
 @triton.jit(do_not_specialize=["N", "h", "w", "H", "W"])
 def _shares(PRODUCTS, G, AT, SHARES, N, h, w, H, W, HOW: tl.constexpr, CELLS: tl.constexpr):
     """The sums S and R of every cell and its neighbours."""
-    n = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
-    there = n < N
-    x, _, y, _, _, _ = _corners(AT, n, there, H, W, HOW)
-    p, q, r, s, wp, wq, wr, ws = _taps(x, y, h, w, H, W)
+    n, there, p, q, r, s, wp, wq, wr, ws = _placed(AT, N, h, w, H, W, HOW, CELLS)
     slope, along = _slopes(PRODUCTS, G, n, there)
     _add(SHARES, p, p, slope * wp * wp, along * wp * wp, w, there)
     _add(SHARES, q, q, slope * wq * wq, along * wq * wq, w, there)
     _add(SHARES, r, r, slope * wr * wr, along * wr * wr, w, there)
     _add(SHARES, s, s, slope * ws * ws, along * ws * ws, w, there)
-    _add(SHARES, p, q, slope * wp * wq, along * wp * wq, w, there)
-    _add(SHARES, q, p, slope * wp * wq, along * wp * wq, w, there)
-    _add(SHARES, p, r, slope * wp * wr, along * wp * wr, w, there)
-    _add(SHARES, r, p, slope * wp * wr, along * wp * wr, w, there)
-    _add(SHARES, p, s, slope * wp * ws, along * wp * ws, w, there)
-    _add(SHARES, s, p, slope * wp * ws, along * wp * ws, w, there)
-    _add(SHARES, q, r, slope * wq * wr, along * wq * wr, w, there)
-    _add(SHARES, r, q, slope * wq * wr, along * wq * wr, w, there)
-    _add(SHARES, q, s, slope * wq * ws, along * wq * ws, w, there)
-    _add(SHARES, s, q, slope * wq * ws, along * wq * ws, w, there)
-    _add(SHARES, r, s, slope * wr * ws, along * wr * ws, w, there)
-    _add(SHARES, s, r, slope * wr * ws, along * wr * ws, w, there)
+    _add_both(SHARES, p, q, slope * wp * wq, along * wp * wq, w, there)
+    _add_both(SHARES, p, r, slope * wp * wr, along * wp * wr, w, there)
+    _add_both(SHARES, p, s, slope * wp * ws, along * wp * ws, w, there)
+    _add_both(SHARES, q, r, slope * wq * wr, along * wq * wr, w, there)
+    _add_both(SHARES, q, s, slope * wq * ws, along * wq * ws, w, there)
+    _add_both(SHARES, r, s, slope * wr * ws, along * wr * ws, w, there)
 
 
 @triton.jit(do_not_specialize=["h", "w"])
@@ -153,13 +157,15 @@ def _stencil(A, B, SHARES, DA, h, w, C, ROWS: tl.constexpr, COLUMNS: tl.constexp
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     x, y, real = i % w, i // w, i < h * w
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for k in tl.static_range(9):
+    for k in tl.static_range(_NEIGHBOURS):
         left, up = x + (k % 3 - 1), y + (k // 3 - 1)
         near = real & (left >= 0) & (left < w) & (up >= 0) & (up < h)
         there = near[:, None] & (c < C)
         j = up * w + left
-        total += tl.load(SHARES + i * 18 + k, near, 0.0)[:, None] * _read(B, j, c, there, C)
-        total -= tl.load(SHARES + i * 18 + 9 + k, near, 0.0)[:, None] * _read(A, j, c, there, C)
+        total += tl.load(SHARES + i * (2 * _NEIGHBOURS) + k, near, 0.0)[:, None] * _read(B, j, c, there, C)
+        total -= tl.load(SHARES + i * (2 * _NEIGHBOURS) + _NEIGHBOURS + k, near, 0.0)[:, None] * _read(
+            A, j, c, there, C
+        )
     tl.store(DA + i.to(tl.int64)[:, None] * C + c, total.to(DA.dtype.element_ty), real[:, None] & (c < C))
 
 
@@ -172,7 +178,9 @@ class GramCosines(torch.autograd.Function):
         _, c, h, w = a.shape
         how, ctx.at = places(at)
         n = size[0] * size[1] if at is None else len(at)
-        grams, cosines, products = (torch.empty(some, device=a.device) for some in ((h * w, _GRAMS), (n,), (n, 3)))
+        grams, cosines, products = (
+            torch.empty(some, device=a.device) for some in ((h * w, _GRAMS.value), (n,), (n, 3))
+        )
         ctx.rest = n, h, w, *size, how, _PLACES
         with torch.cuda.device_of(a):  # Triton asks the current device, not the tensors'
             _grams[(triton.cdiv(h * w, _ROWS),)](a, b, grams, h, w, c, _ROWS, _COLUMNS)
@@ -187,7 +195,7 @@ class GramCosines(torch.autograd.Function):
         a, b, products = ctx.saved_tensors
         _, c, h, w = a.shape
         g, da = g.contiguous(), torch.empty_like(a)
-        shares = torch.zeros((h * w, 2 * _NEIGHBOURS), device=a.device)
+        shares = torch.zeros((h * w, 2 * _NEIGHBOURS.value), device=a.device)
         with torch.cuda.device_of(a):
             _shares[(triton.cdiv(len(products), _PLACES),)](products, g, ctx.at, shares, *ctx.rest)
             _stencil[(triton.cdiv(h * w, _ROWS), triton.cdiv(c, _COLUMNS))](a, b, shares, da, h, w, c, _ROWS, _COLUMNS)
